@@ -1,0 +1,1 @@
+"""The dashboard: pages over one or more traces."""

@@ -1,0 +1,1 @@
+"""`probe`: one file per command; no logic, which lives in the library."""

@@ -1,0 +1,101 @@
+"""Core types: where a router sits, what it did, and the run it did it in.
+
+Notation, the same everywhere: T tokens, L MoE layers, E routed experts, k experts chosen per token. Chosen ids stand in
+descending weight order. An id of -1 means "no routing here" (padding, a cached prefix, a layer that did not run).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+NO_EXPERT = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """One router of a model.
+
+    `layer` is the model's own layer index (dense layers keep their numbers). `num_experts` is the number of routed
+    experts that can be chosen, `top_k` how many are. `stream` tells apart routers that share a layer ("mlp" is the usual
+    one; JetMoE also routes its "attention", encoder-decoders have an "encoder"); streams other than the main one
+    get layer numbers after the model's last layer, so that `layer` alone identifies a router within a run.
+    """
+
+    layer: int
+    module: str
+    num_experts: int
+    top_k: int
+    gating: str = ""
+    shared_experts: int = 0
+    stream: str = "mlp"
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What one router did in one forward pass. Arrays are NumPy or torch, one row per token.
+
+    experts       [T, k] int    chosen ids, descending weight, as the experts container received them
+    weights       [T, k] float  weights really used (after normalisation and scaling); they need not sum to 1
+    logits        [T, E] float  pre-softmax logits in the precision the model produced
+    output_norm   [T, k] float  L2 norm of each chosen expert's output before weighting
+    output_absmax [T, k] float  largest absolute component of that output
+    input_absmax  [T]    float  largest absolute component of the experts' input
+    outputs       [T, k, H] float  the output vectors themselves (only where asked for)
+    """
+
+    experts: Any
+    weights: Any
+    logits: Any = None
+    output_norm: Any = None
+    output_absmax: Any = None
+    input_absmax: Any = None
+    outputs: Any = None
+
+
+@dataclass(frozen=True)
+class RoutingArrays:
+    """Recorded routing of whole sequences, as metrics take it: NumPy arrays over tokens and layers.
+
+    experts       [T, L, k] int    -1 where there is no routing
+    sequence_id   [T] int          tokens of a sequence are contiguous and in order
+    layers        [L] int          the model's own layer indices
+    num_experts   int              E
+    weights, output_norm, output_absmax  [T, L, k] float or None
+    logits        [T, L, E] float or None (NaN rows where the logits of a position were not kept)
+    token_id, predicted_id  [T] int or None;  token  [T] str or None
+    label         [T] int or None: index into `label_names` (-1 = no label); constant within a sequence
+    """
+
+    experts: np.ndarray
+    sequence_id: np.ndarray
+    layers: np.ndarray
+    num_experts: int
+    weights: np.ndarray | None = None
+    logits: np.ndarray | None = None
+    output_norm: np.ndarray | None = None
+    output_absmax: np.ndarray | None = None
+    token_id: np.ndarray | None = None
+    predicted_id: np.ndarray | None = None
+    token: np.ndarray | None = None
+    label: np.ndarray | None = None
+    label_names: tuple[str, ...] = ()
+
+    @property
+    def top_k(self) -> int:
+        """k, the number of experts chosen per token and layer."""
+        return int(self.experts.shape[2])
+
+
+@dataclass(frozen=True)
+class Run:
+    """Provenance of a recording: enough to say exactly which model, text and software made it."""
+
+    name: str
+    model: str
+    revision: str | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    intervention: Any = None
+    baseline_run_id: int | None = None
