@@ -19,9 +19,9 @@ class Router:
     """One router of a model.
 
     `layer` is the model's own layer index (dense layers keep their numbers). `num_experts` is the number of routed
-    experts that can be chosen, `top_k` how many are. `stream` tells apart routers that share a layer ("mlp" is the usual
-    one; JetMoE also routes its "attention", encoder-decoders have an "encoder"); streams other than the main one
-    get layer numbers after the model's last layer, so that `layer` alone identifies a router within a run.
+    experts that can be chosen, `top_k` how many are. `stream` tells apart routers that share a layer ("mlp" is the
+    usual one; JetMoE also routes its "attention", encoder-decoders have an "encoder"); streams other than the main
+    one get layer numbers after the model's last layer, so that `layer` alone identifies a router within a run.
     """
 
     layer: int
