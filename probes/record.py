@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from probes.errors import ProbeError
 from probes.prompts import BadPrompt, Prompts, read_prompts
@@ -18,7 +15,6 @@ from probes.recording.options import RecordOptions, check_options, parse_capture
 from probes.recording.plan import fingerprint, plan_batches, take_shard
 
 if TYPE_CHECKING:
-    from probes.recording.rows import RowSettings
     from store.writer import TraceWriter
 
 
@@ -34,6 +30,17 @@ class Recorded:
     bytes: int
     left_out: list[BadPrompt] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def describe(self) -> str:
+        """One line for people."""
+        rate = f", {self.tokens / self.seconds:,.0f} tokens/s" if self.seconds > 0 and self.tokens else ""
+        return (
+            f"run {self.run_id} in {self.path}: {self.sequences:,} sequences, {self.tokens:,} tokens, "
+            f"{self.bytes / 1e6:,.1f} MB in {self.seconds:.1f} s{rate}"
+        )
 
 
 @dataclass(frozen=True)
@@ -78,8 +85,8 @@ def record(
     source = str(model) if isinstance(model, str | Path) else getattr(model.config, "_name_or_path", "") or "in memory"
     model, tokenizer = _loaded(model, tokenizer, options)
     job = prepare(model, tokenizer, found, options)
-    session = Session(model, tokenizer, job, options, source)
-    return session.run(Path(out), resume=resume, name=name, progress=progress)
+    run = _Run(model, tokenizer, job, options, source, name)
+    return run.into(Path(out), resume=resume, progress=progress)
 
 
 def options_from(capture: str | Sequence[str] | None = None, **settings: Any) -> RecordOptions:
@@ -130,3 +137,50 @@ def _check_out(out: Path) -> None:
     from store.trace import check_writable
 
     check_writable(out)
+
+
+@dataclass
+class _Run:
+    """A prepared recording, about to be written into a trace."""
+
+    model: Any
+    tokenizer: Any
+    job: Job
+    options: RecordOptions
+    source: str
+    name: str | None
+
+    def into(self, out: Path, *, resume: bool, progress: bool | None) -> Recorded:
+        from probes.recording.session import feeder
+
+        started = time.perf_counter()
+        with feeder(self.model, self.tokenizer, self.options) as feed, self._writer(out, feed, resume) as writer:
+            done = writer.batches_done
+            self._feed(feed, writer, done, progress)
+            writer.finish()
+            notes = [*feed.notes, *([f"{done} of {len(self.job.batches)} batches were there already"] if done else [])]
+        return Recorded(
+            path=str(out),
+            run_id=writer.run_id,
+            sequences=len(self.job.prompts),
+            tokens=self.job.tokens,
+            seconds=time.perf_counter() - started,
+            bytes=out.stat().st_size,
+            left_out=self.job.left_out,
+            notes=notes,
+        )
+
+    def _feed(self, feed: Any, writer: TraceWriter, done: int, progress: bool | None) -> None:
+        from tqdm import tqdm
+
+        tokens = [sum(len(self.job.prompts[i].ids) for i in batch) for batch in self.job.batches]
+        with tqdm(
+            total=sum(tokens),
+            initial=sum(tokens[:done]),
+            unit="tok",
+            disable=None if progress is None else not progress,
+        ) as bar:
+            for index in range(done, len(self.job.batches)):
+                writer.write(feed.batch(index, [self.job.prompts[i] for i in self.job.batches[index]]))
+                bar.update(tokens[index])
+                bar.set_postfix_str(f"{writer.bytes_written / 1e6:.1f} MB", refresh=False)

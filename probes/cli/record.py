@@ -14,6 +14,7 @@ SAME_NAME = (
     "max_length",
     "limit",
     "logit_rate",
+    "output_rate",
     "dtype",
     "device",
     "revision",
@@ -42,6 +43,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N sequences")
     parser.add_argument(
         "--logit-rate", type=float, default=1.0, metavar="R", help="keep logits for this share of tokens"
+    )
+    parser.add_argument(
+        "--output-rate", type=float, default=0.01, metavar="R", help="keep output vectors for this share of tokens"
     )
     parser.add_argument("--dtype", default="auto", metavar="|".join(DTYPES), help="precision to load the model in")
     parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps, or auto to spread a large model")

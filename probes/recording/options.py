@@ -13,7 +13,7 @@ LEVELS = {
     "logits": "every expert's router logit",
     "norms": "L2 norm and largest component of every chosen expert's output, largest component of its input",
     "predictions": "log-probability of every token and the most likely next one",
-    "outputs": "the output vectors of the chosen experts (large)",
+    "outputs": "the output vectors of the chosen experts, for a sample of the tokens (--output-rate)",
     "moments": "running mean and variance of every expert's output vectors",
 }
 DEFAULT_CAPTURE = ("ids", "weights", "logits", "norms", "predictions")
@@ -31,6 +31,7 @@ class RecordOptions:
     max_length: int | None = None
     limit: int | None = None
     logit_rate: float = 1.0
+    output_rate: float = 0.01
     dtype: str = "auto"
     device: str | None = None
     revision: str | None = None
@@ -79,8 +80,9 @@ def check_options(options: RecordOptions) -> RecordOptions:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     if options.max_new_tokens < 0:
         raise UsageError(f"--max-new-tokens must not be negative, got {options.max_new_tokens}")
-    if not 0 < options.logit_rate <= 1:
-        raise UsageError(f"--logit-rate must be above 0 and at most 1, got {options.logit_rate}")
+    for name in ("logit_rate", "output_rate"):
+        if not 0 < getattr(options, name) <= 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be above 0 and at most 1, got {getattr(options, name)}")
     if options.dtype not in DTYPES:
         raise unknown("dtype", options.dtype, DTYPES)
     return options

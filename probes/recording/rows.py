@@ -10,13 +10,13 @@ import numpy as np
 
 from probes.recording.encode import EncodedPrompt
 from probes.recording.layout import NEVER_FED, Layout, lay_out
-from probes.recording.plan import keep_logits
+from probes.recording.plan import sample_positions
 from probes.recording.tokens import TokenTexts
 from probes.routing import NO_EXPERT, Router
 from probes.scores import bf16_to_float32, entropy, margin, probabilities
 
 if TYPE_CHECKING:
-    from store.writer import Batch, LayerRows
+    from store.batch import Batch, LayerRows
 
 PER_SLOT = ("weights", "output_norm", "output_absmax")
 
@@ -29,6 +29,7 @@ class RowSettings:
     scoring: dict[int, str]
     keep: frozenset[str]
     logit_rate: float
+    output_rate: float
     seed: int
     token_texts: TokenTexts
 
@@ -40,9 +41,10 @@ def batch_rows(
     forwards: Sequence[Any],
     predictions: Sequence[Any],
     settings: RowSettings,
+    moments: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None,
 ) -> Batch:
     """One batch as the trace takes it; a sequence is its prompt's tokens followed by the generated ones."""
-    from store.writer import Batch
+    from store.batch import Batch
 
     ids = [np.concatenate([item.ids, new]) for item, new in zip(group, generated, strict=True)]
     lengths = [len(sequence) for sequence in ids]
@@ -54,6 +56,7 @@ def batch_rows(
         sequences=[_sequence(item, length) for item, length in zip(group, lengths, strict=True)],
         tokens=_tokens(group, np.concatenate(ids), layout, predictions, settings),
         layers=[_layer(router, forwards, layout, group, settings) for router in settings.routers],
+        moments=moments,
     )
 
 
@@ -94,13 +97,15 @@ def _tokens(
 def _layer(
     router: Router, forwards: Sequence[Any], layout: Layout, group: Sequence[EncodedPrompt], settings: RowSettings
 ) -> LayerRows:
-    from store.writer import LayerRows
+    from store.batch import LayerRows
 
-    parts = [forward.routing[router.layer] for forward in forwards]
+    parts = [forward.routing[router.layer] for forward in forwards if router.layer in forward.routing]
+    if len(parts) < len(forwards):
+        return _unrouted(router, forwards, layout)
     experts = layout.gather([part.experts for part in parts], NO_EXPERT)
     arrays: dict[str, Any] = {
         name: layout.gather([getattr(part, name) for part in parts], np.nan)
-        for name in (*PER_SLOT, "input_absmax", "outputs")
+        for name in (*PER_SLOT, "input_absmax")
         if getattr(parts[0], name) is not None
     }
     if parts[0].logits is not None:
@@ -109,7 +114,11 @@ def _layer(
         arrays |= _scores(logits, bf16, experts, settings.scoring.get(router.layer, "softmax"))
         if "logits" in settings.keep:
             arrays["logits"] = logits
-            arrays["logits_kept"] = _kept(layout, group, settings)
+            arrays["logits_kept"] = _sampled(layout, group, settings.logit_rate, settings.seed)
+    if parts[0].outputs is not None:
+        kept = _sampled(layout, group, settings.output_rate, settings.seed)
+        outputs = layout.gather([part.outputs for part in parts], np.nan)
+        arrays |= {"outputs": outputs if kept is None else outputs[kept], "outputs_kept": kept}
     fed = bool((layout.source >= 0).all())
     return LayerRows(layer=router.layer, experts=experts, missing_reason=None if fed else NEVER_FED, **arrays)
 
@@ -117,13 +126,22 @@ def _layer(
 _BF16_NAN = 0x7FC0
 
 
+def _unrouted(router: Router, forwards: Sequence[Any], layout: Layout) -> LayerRows:
+    """A layer that did not run on these tokens (another modality's experts), with the reason the hooks gave."""
+    from store.batch import LayerRows
+
+    reason = next((f.missing[router.layer] for f in forwards if router.layer in f.missing), "the layer did not run")
+    experts = np.full((len(layout.source), max(1, router.top_k)), NO_EXPERT, dtype=np.int16)
+    return LayerRows(layer=router.layer, experts=experts, missing_reason=reason)
+
+
 def _scores(logits: np.ndarray, bf16: bool, experts: np.ndarray, scoring: str) -> dict[str, np.ndarray]:
     values = bf16_to_float32(logits) if bf16 else logits.astype(np.float32, copy=False)
     p = probabilities(values, scoring)
     # A router may score more than it can choose (LongCat's identity experts are choosable, Zaya's skip class is not).
-    return {"entropy": entropy(p), "margin": margin(p, experts), "probabilities": p}
+    return {"entropy": entropy(p), "margin": margin(p, experts)}
 
 
-def _kept(layout: Layout, group: Sequence[EncodedPrompt], settings: RowSettings) -> np.ndarray | None:
+def _sampled(layout: Layout, group: Sequence[EncodedPrompt], rate: float, seed: int) -> np.ndarray | None:
     sequence_ids = np.array([item.sequence_id for item in group])[layout.sequence]
-    return keep_logits(sequence_ids, layout.position, settings.logit_rate, settings.seed)
+    return sample_positions(sequence_ids, layout.position, rate, seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from probes.capture import Want
-    from store.writer import Batch
+    from store.batch import Batch
 
 
 def wanted(options: RecordOptions) -> Want:
@@ -53,7 +53,8 @@ class Feeder:
         generated = self._generate(group) if self.max_new_tokens else self._read(group)
         forwards = self.recorder.take()
         predictions = self.predictions.take() if self.predictions else []
-        return batch_rows(index, group, generated, forwards, predictions, self.settings)
+        moments = self.recorder.take_moments() or None
+        return batch_rows(index, group, generated, forwards, predictions, self.settings, moments)
 
     def _read(self, group: Sequence[EncodedPrompt]) -> list[np.ndarray]:
         # Padding on the right: positions need no shift, and recurrent layers (Mamba, linear attention) see it last.
@@ -80,6 +81,18 @@ class Feeder:
         output = self._call(self.model.generate, inputs=ids, attention_mask=mask, generation_config=config, **keep)
         stops = {stop} if isinstance(stop, int) else set(stop or [])
         return [cut_after(row, stops) for row in output[:, ids.shape[1] :].cpu().numpy().astype(np.int32)]
+
+    @property
+    def notes(self) -> list[str]:
+        """What of this model could not be recorded as asked, in words."""
+        words: dict[str, list[int]] = {}
+        for report in self.recorder.report.layers:
+            for word in report.words:
+                words.setdefault(word, []).append(report.layer)
+        layers = {
+            word: f"layer{'s' if len(found) > 1 else ''} {','.join(map(str, found))}" for word, found in words.items()
+        }
+        return [*self.recorder.report.notes, *(f"{where}: {word}" for word, where in layers.items())]
 
     @property
     def _pad_id(self) -> int:
@@ -121,7 +134,7 @@ def cut_after(ids: np.ndarray, stops: set[int]) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def feeder(model: Any, tokenizer: Any, options: RecordOptions, scoring: dict[int, str]) -> Any:
+def feeder(model: Any, tokenizer: Any, options: RecordOptions) -> Iterator[Feeder]:
     """A Feeder whose hooks are on the model exactly as long as the block runs."""
     from probes.capture import capture
     from probes.capture.predictions import Predictions
@@ -131,9 +144,10 @@ def feeder(model: Any, tokenizer: Any, options: RecordOptions, scoring: dict[int
         watching = stack.enter_context(Predictions(model)) if "predictions" in options.capture else None
         settings = RowSettings(
             routers=recorder.routers,
-            scoring=scoring,
+            scoring={layer: gating.get("score", "softmax") for layer, gating in recorder.gating_parameters.items()},
             keep=frozenset(options.capture),
             logit_rate=options.logit_rate,
+            output_rate=options.output_rate,
             seed=options.seed,
             token_texts=TokenTexts(tokenizer),
         )

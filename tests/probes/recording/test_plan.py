@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from probes.errors import UsageError
-from probes.recording.plan import fingerprint, keep_logits, plan_batches, take_shard
+from probes.recording.plan import fingerprint, sample_positions, plan_batches, take_shard
 
 
 @given(st.lists(st.integers(1, 3000), min_size=1, max_size=200), st.one_of(st.none(), st.integers(1, 9)))
@@ -42,13 +42,13 @@ def test_a_wrong_shard_is_refused(shard):
 def test_kept_logits_are_about_the_rate_and_depend_on_the_position_alone():
     sequence = np.repeat(np.arange(100), 100)
     position = np.tile(np.arange(100), 100)
-    kept = keep_logits(sequence, position, 0.1, seed=0)
+    kept = sample_positions(sequence, position, 0.1, seed=0)
     assert 0.08 < kept.mean() < 0.12
     order = np.random.default_rng(0).permutation(len(sequence))
-    assert (keep_logits(sequence[order], position[order], 0.1, seed=0) == kept[order]).all()
-    assert (keep_logits(sequence, position, 0.1, seed=1) != kept).any()
-    assert (kept <= keep_logits(sequence, position, 0.5, seed=0)).all()
-    assert keep_logits(sequence, position, 1.0, seed=0) is None
+    assert (sample_positions(sequence[order], position[order], 0.1, seed=0) == kept[order]).all()
+    assert (sample_positions(sequence, position, 0.1, seed=1) != kept).any()
+    assert (kept <= sample_positions(sequence, position, 0.5, seed=0)).all()
+    assert sample_positions(sequence, position, 1.0, seed=0) is None
 
 
 def test_the_fingerprint_sees_every_change():
