@@ -13,8 +13,11 @@ from probes.prompts import BadPrompt, Prompts, read_prompts
 from probes.recording.encode import EncodedPrompt, context_length, encode_prompts
 from probes.recording.options import RecordOptions, check_options, parse_capture
 from probes.recording.plan import fingerprint, plan_batches, take_shard
+from probes.recording.target import check_target, open_writer
 
 if TYPE_CHECKING:
+    from probes.recording.session import Feeder
+    from store.batch import LayerInfo, RunInfo
     from store.writer import TraceWriter
 
 
@@ -81,7 +84,7 @@ def record(
     """
     options = check_options(options or options_from(**settings))
     found = prompts if isinstance(prompts, Prompts) else read_prompts(prompts, options.limit)
-    _check_out(Path(out))
+    check_target(Path(out))
     source = str(model) if isinstance(model, str | Path) else getattr(model.config, "_name_or_path", "") or "in memory"
     model, tokenizer = _loaded(model, tokenizer, options)
     job = prepare(model, tokenizer, found, options)
@@ -132,13 +135,6 @@ def _loaded(model: Any, tokenizer: Any, options: RecordOptions) -> tuple[Any, An
     return model, tokenizer
 
 
-def _check_out(out: Path) -> None:
-    """Said before a model is loaded, which can take minutes."""
-    from store.trace import check_writable
-
-    check_writable(out)
-
-
 @dataclass
 class _Run:
     """A prepared recording, about to be written into a trace."""
@@ -154,33 +150,87 @@ class _Run:
         from probes.recording.session import feeder
 
         started = time.perf_counter()
-        with feeder(self.model, self.tokenizer, self.options) as feed, self._writer(out, feed, resume) as writer:
-            done = writer.batches_done
-            self._feed(feed, writer, done, progress)
-            writer.finish()
-            notes = [*feed.notes, *([f"{done} of {len(self.job.batches)} batches were there already"] if done else [])]
+        with feeder(self.model, self.tokenizer, self.options) as feed:
+            writer = open_writer(out, self._info(feed), _layers(feed), self._kept(), resume=resume)
+            if writer is None:
+                return self._recorded(out, None, started, [*feed.notes, "this run was complete already"])
+            with writer:
+                done = writer.batches_done
+                self._feed(feed, writer, done, progress)
+                writer.finish()
+            again = [f"went on after {done} of {len(self.job.batches)} batches"] if done else []
+            return self._recorded(out, writer.run_id, started, [*feed.notes, *again])
+
+    def _recorded(self, out: Path, run_id: int | None, started: float, notes: list[str]) -> Recorded:
+        from store.trace import open_trace
+
+        run = open_trace(out).run(run_id)
         return Recorded(
             path=str(out),
-            run_id=writer.run_id,
-            sequences=len(self.job.prompts),
-            tokens=self.job.tokens,
+            run_id=int(run["run_id"]),
+            sequences=int(run["n_sequences"]),
+            tokens=int(run["n_tokens"]),
             seconds=time.perf_counter() - started,
             bytes=out.stat().st_size,
             left_out=self.job.left_out,
             notes=notes,
         )
 
-    def _feed(self, feed: Any, writer: TraceWriter, done: int, progress: bool | None) -> None:
+    def _feed(self, feed: Feeder, writer: TraceWriter, done: int, progress: bool | None) -> None:
         from tqdm import tqdm
 
         tokens = [sum(len(self.job.prompts[i].ids) for i in batch) for batch in self.job.batches]
+        hidden = None if progress is None else not progress  # None: shown on a terminal, silent in a pipe
         with tqdm(
-            total=sum(tokens),
-            initial=sum(tokens[:done]),
-            unit="tok",
-            disable=None if progress is None else not progress,
+            total=sum(tokens), initial=sum(tokens[:done]), unit=" tokens", unit_scale=True, disable=hidden
         ) as bar:
             for index in range(done, len(self.job.batches)):
                 writer.write(feed.batch(index, [self.job.prompts[i] for i in self.job.batches[index]]))
-                bar.update(tokens[index])
                 bar.set_postfix_str(f"{writer.bytes_written / 1e6:.1f} MB", refresh=False)
+                bar.update(tokens[index])
+
+    def _info(self, feed: Feeder) -> RunInfo:
+        from probes.recording.provenance import command_line, describe_model, software
+        from store.batch import RunInfo
+
+        described = describe_model(self.model, self.tokenizer, self.source, self.options.revision)
+        return RunInfo(
+            name=self.name or Path(self.source).name,
+            model=self.source,
+            revision=described["revision"],
+            num_layers=self.model.config.get_text_config().num_hidden_layers,
+            provenance={
+                **described,
+                "fingerprint": self.job.fingerprint,
+                "options": self.options.settings(),
+                "software": software(),
+                "command": command_line(),
+                "gating": feed.recorder.gating_parameters,
+                "self_test": feed.recorder.report.summary,
+                "notes": feed.notes,
+            },
+        )
+
+    def _kept(self) -> dict[str, Any]:
+        return {
+            "levels": list(self.options.capture),
+            "logit_rate": self.options.logit_rate,
+            "output_rate": self.options.output_rate,
+        }
+
+
+def _layers(feed: Feeder) -> list[LayerInfo]:
+    from store.batch import LayerInfo
+
+    return [
+        LayerInfo(
+            layer=router.layer,
+            module=router.module,
+            num_experts=router.num_experts,
+            top_k=router.top_k,
+            gating=f"{feed.settings.scoring[router.layer]}: {router.gating}",
+            shared_experts=router.shared_experts,
+            stream=router.stream,
+        )
+        for router in feed.settings.routers
+    ]

@@ -60,14 +60,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from probes import record as recording
+    from probes.record import record
+    from probes.recording.estimate import dry_run
 
     options = _options(args)
     if args.dry_run:
-        estimate = recording.dry_run(args.model, args.prompts, options)
+        estimate = dry_run(args.model, args.prompts, options)
         print(json.dumps(estimate.as_dict(), ensure_ascii=False) if args.json else estimate.describe())
         return _left_out(estimate.left_out)
-    done = recording.record(args.model, args.prompts, args.out, resume=args.resume, name=args.name, options=options)
+    done = record(args.model, args.prompts, args.out, resume=args.resume, name=args.name, options=options)
     for note in done.notes:
         print(f"probe: {note}", file=sys.stderr)
     print(json.dumps(done.as_dict(), ensure_ascii=False) if args.json else done.describe())
