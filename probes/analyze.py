@@ -121,7 +121,7 @@ class TraceSource:
 
     def _arrays(self, chunk: Mapping[str, Any], needs: tuple[str, ...]) -> RoutingArrays:
         for name in needs:
-            if not name.endswith("?") and chunk.get(name) is None and name not in ("label", "token", "token_id"):
+            if not name.endswith("?") and chunk.get(name) is None and name != "label":
                 raise ProbeError(f"run {self.run_id} was recorded without {name}, which this needs")
         names = "weights logits output_norm output_absmax token_id predicted_id token label".split()  # noqa: SIM905
         return RoutingArrays(
@@ -136,12 +136,20 @@ class TraceSource:
     def aggregates(self) -> Mapping[str, Any] | None:
         """The additive sums of the run, of the chosen layers; None where the trace has none."""
         stored = self.trace.aggregates(self.run_id)
-        if not stored or self._all:
-            return stored
-        return {name: self._chosen(value) for name, value in stored.items()}
+        if not stored:
+            return None
+        return {"seen": self._seen()} | {name: self._chosen(value) for name, value in stored.items()}
+
+    def _seen(self) -> np.ndarray:
+        """[G] positions of each label, those without routing included; last: of sequences without a label."""
+        sql = "SELECT label, sum(n_tokens) AS n FROM sequences WHERE run_id = ? GROUP BY label"
+        found = self.trace.sql(sql, [self.run_id])
+        by_name = dict(zip(found["label"].tolist(), found["n"].tolist(), strict=True))
+        named = [int(by_name.pop(name, 0)) for name in self.label_names]
+        return np.array([*named, int(sum(by_name.values()))], np.int64)
 
     def _chosen(self, value: Any) -> Any:
-        return value[self._position] if isinstance(value, np.ndarray) and value.ndim > 1 else value
+        return value[self._position] if not self._all and isinstance(value, np.ndarray) and value.ndim > 1 else value
 
 
 def _known(wanted: list[int], layers: Any) -> list[int]:

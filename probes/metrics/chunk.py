@@ -84,16 +84,15 @@ def sequence_starts(sequence_id: np.ndarray) -> np.ndarray:
 
 
 def add_counts(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    """The sum of two counts; a group one side has not met yet counts zero there."""
+    """The sum of two counts, made in place; a group one side has not met yet counts zero there."""
     return {key: _add(a[key], b[key]) for key in a}
 
 
 def _add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if len(a) < len(b):
         a, b = b, a
-    total = a.copy()
-    total[: len(b)] += b
-    return total
+    a[: len(b)] += b
+    return a
 
 
 def by_group(values: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
@@ -116,3 +115,15 @@ def by_group(values: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray
     else:
         np.add.at(out, group, clean)
     return out
+
+
+_PER_TOKEN = (
+    "experts sequence_id weights logits output_norm output_absmax token_id predicted_id token label".split()  # noqa: SIM905
+)
+
+
+def cut(arrays: RoutingArrays, a: int, b: int) -> RoutingArrays:
+    """The tokens a..b."""
+    parts = {name: getattr(arrays, name) for name in _PER_TOKEN}
+    cut = {name: None if v is None else v[a:b] for name, v in parts.items()}
+    return RoutingArrays(**cut, layers=arrays.layers, num_experts=arrays.num_experts, label_names=arrays.label_names)  # type: ignore[arg-type]

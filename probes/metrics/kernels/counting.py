@@ -8,10 +8,12 @@ import numpy as np
 
 @numba.njit(cache=True, nogil=True)
 def count_ids(ids: np.ndarray, group: np.ndarray, out: np.ndarray) -> None:
-    """out[group[t], l, ids[t, l, r]] += 1; negative ids are left out."""
+    """out[group[t], l, ids[t, l, r]] += 1; negative ids and groups are left out."""
     tokens, layers, k = ids.shape
     for t in range(tokens):
         g = group[t]
+        if g < 0:
+            continue
         for i in range(layers):
             for r in range(k):
                 e = ids[t, i, r]
