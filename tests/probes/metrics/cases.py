@@ -7,7 +7,18 @@ from typing import Any
 import numpy as np
 
 Case = dict[str, Any]
-PER_TOKEN = ["experts", "sequence_id", "weights", "logits", "output_norm", "output_absmax", "token_id", "predicted_id", "token", "label"]
+PER_TOKEN = [
+    "experts",
+    "sequence_id",
+    "weights",
+    "logits",
+    "output_norm",
+    "output_absmax",
+    "token_id",
+    "predicted_id",
+    "token",
+    "label",
+]
 
 # Options without which a metric makes no sense, or that make a small case interesting.
 OPTIONS: dict[str, dict[str, Any]] = {

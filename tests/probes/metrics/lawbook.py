@@ -12,7 +12,29 @@ from probes.metrics import function as function_module
 from probes.metrics.registry import Metric
 from tests.probes.metrics.cases import OPTIONS, Case, drop_routing, take
 
-KEYS = ["label", "token", "target", "level", "definition", "policy", "layer", "expert", "other", "next_layer", "next_expert", "segment_length", "cache_size", "p", "gamma", "gate_rank", "norm_rank", "criterion", "a", "b", "kind"]
+KEYS = [
+    "label",
+    "token",
+    "target",
+    "level",
+    "definition",
+    "policy",
+    "layer",
+    "expert",
+    "other",
+    "next_layer",
+    "next_expert",
+    "segment_length",
+    "cache_size",
+    "p",
+    "gamma",
+    "gate_rank",
+    "norm_rank",
+    "criterion",
+    "a",
+    "b",
+    "kind",
+]
 # These name one of several equals, or where something was found: which one may change.
 TIES = {"rank", "keep", "token", "sequence_id", "position"}
 COUNTS = {"count", "n_tokens", "n_xy", "n_x", "n_y", "n_windows", "n_sequences", "n", "n_ij", "histogram", "capacity"}
