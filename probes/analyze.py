@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "json", "csv", "markdown")
 CHUNK_BYTES = 96 * 2**20
+PER_LAYER = ("experts", "weights", "logits", "output_norm", "output_absmax")
+PER_TOKEN = ("token_id", "predicted_id", "token", "label")
 COMMON_COLUMNS = (
     Column("label", "name", "label of the sequences; null = those without one"),
     Column("token", "name", "token text, or its id where the trace has no text"),
@@ -109,28 +111,31 @@ class TraceSource:
 
     def chunks(self, needs: tuple[str, ...]) -> Iterator[RoutingArrays]:
         """Whole sequences, at most about CHUNK_BYTES of arrays at a time."""
-        columns = tuple(dict.fromkeys(("experts", *(name.rstrip("?") for name in needs))))
+        columns = tuple(dict.fromkeys(("experts", *(n.rstrip("?") for n in needs if n.rstrip("?") in PER_LAYER))))
         layers = None if self._all else [int(x) for x in self.about.layers]
+        empty = {name for name in needs if not name.endswith("?") and name != "label"}
         for chunk in self.trace.chunks(self.run_id, layers=layers, columns=columns, max_rows=self._rows(columns)):
-            yield self._arrays(chunk, needs)
+            empty -= {name for name in empty if _has_values(chunk.get(name))}
+            yield self._arrays(chunk)
+        if empty:
+            raise ProbeError(f"run {self.run_id} was recorded without {min(empty)}, which this metric needs")
 
     def _rows(self, columns: tuple[str, ...]) -> int:
+        """(token, layer) rows per chunk."""
         width = {"logits": 4 * self.about.num_experts, "experts": 2 * self.about.top_k}
         per_layer = sum(width.get(name, 4 * self.about.top_k) for name in columns)
-        return max(1024, CHUNK_BYTES // max(1, per_layer * self.about.num_layers))
+        return max(4096, CHUNK_BYTES // max(1, per_layer))
 
-    def _arrays(self, chunk: Mapping[str, Any], needs: tuple[str, ...]) -> RoutingArrays:
-        for name in needs:
-            if not name.endswith("?") and chunk.get(name) is None and name != "label":
-                raise ProbeError(f"run {self.run_id} was recorded without {name}, which this needs")
-        names = "weights logits output_norm output_absmax token_id predicted_id token label".split()  # noqa: SIM905
+    def _arrays(self, chunk: Mapping[str, Any]) -> RoutingArrays:
+        found = {name: chunk.get(name) for name in (*PER_LAYER[1:], *PER_TOKEN)}
+        found |= {name: None for name in PER_TOKEN if not _has_values(found[name])}
         return RoutingArrays(
             experts=chunk["experts"],
             sequence_id=chunk["sequence_id"],
             layers=self.about.layers,
             num_experts=self.about.num_experts,
             label_names=self.label_names,
-            **{name: chunk.get(name) for name in names},
+            **found,
         )
 
     def aggregates(self) -> Mapping[str, Any] | None:
@@ -150,6 +155,15 @@ class TraceSource:
 
     def _chosen(self, value: Any) -> Any:
         return value[self._position] if not self._all and isinstance(value, np.ndarray) and value.ndim > 1 else value
+
+
+def _has_values(values: Any) -> bool:
+    """Something recorded: a number that is not NaN, an id that is not −1, a text that is not None."""
+    if values is None or not len(values):
+        return False
+    if values.dtype.kind == "f":
+        return not np.isnan(values).all()
+    return bool((values >= 0).any()) if values.dtype.kind in "iu" else any(v is not None for v in values)
 
 
 def _known(wanted: list[int], layers: Any) -> list[int]:

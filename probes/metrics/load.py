@@ -111,8 +111,8 @@ METRIC = Metric(
     name="load",
     title="Load",
     question="How evenly are the experts used?",
-    formula="share = count / Σ count; cv = std/mean over experts (population std); max_over_mean; gini; "
-    "entropy of the shares / ln E; balance_loss = E·Σ f·P, f = share, P = mean score over the softmax",
+    formula="share = count / Σ count; cv = std/mean over experts (population std); max_over_mean; gini; entropy "
+    "of the shares / ln E; balance_loss = E·Σ f·P, f = share, P = mean score over the softmax",
     source="straggler factor: arXiv 2503.05066; balance loss: Switch Transformers, arXiv 2101.03961",
     options=(Option("summary", bool, False, "one row per layer instead of one per expert"),),
     needs=lambda options: ("logits?",) if options["summary"] else (),
@@ -135,6 +135,15 @@ METRIC = Metric(
     estimate=estimate,
     aggregates=aggregates,
     value="share",
-    laws=("expert_permutation", "rank_order", "token_order", "sequence_order", "range", "additivity", "duplication"),
+    laws=(
+        "expert_permutation",
+        "rank_order",
+        "token_order",
+        "sequence_order",
+        "range",
+        "additivity",
+        "missing",
+        "duplication",
+    ),
     ends={"uniform": {"share": lambda k, e: 1 / e}, "one_hot": {"share": lambda k, e: 1 / k}},
 )

@@ -126,6 +126,15 @@ METRIC = Metric(
     aggregates=aggregates,
     second=second,
     value="rd",
-    laws=("expert_permutation", "rank_order", "token_order", "sequence_order", "range", "additivity", "duplication"),
+    laws=(
+        "expert_permutation",
+        "rank_order",
+        "token_order",
+        "sequence_order",
+        "range",
+        "additivity",
+        "missing",
+        "duplication",
+    ),
     ends={"uniform": {"rd": lambda k, e: 0.0}, "one_hot": {"rd": lambda k, e: 0.0}},
 )

@@ -110,9 +110,9 @@ METRIC = Metric(
     name="routing_entropy",
     title="Routing entropy",
     question="How sure is the router of its choice?",
-    formula="H = −Σ p ln p in nats over the scores of all experts (softmax; sigmoid scores are normalised to sum 1); "
-    "normalized = H / ln E; effective_experts = exp(mean H); margin = lowest chosen score − best unchosen score; "
-    "uncertain: H ≥ threshold · ln E. Over the chosen: renormalised weights and ln k",
+    formula="H = −Σ p ln p in nats over the scores of all experts (softmax; sigmoid scores are normalised to sum "
+    "1); normalized = H / ln E; effective_experts = exp(mean H); margin = lowest chosen score − best "
+    "unchosen score; uncertain: H ≥ threshold · ln E. Over the chosen: renormalised weights and ln k",
     source="GW-MoE, arXiv 2406.12375",
     options=(
         Option("over", str, "all", "all experts, or the chosen with their weights renormalised", ("all", "chosen")),
@@ -135,5 +135,15 @@ METRIC = Metric(
     table=table,
     estimate=estimate,
     value="entropy_mean",
-    laws=("expert_permutation", "rank_order", "token_order", "sequence_order", "range", "additivity", "duplication"),
+    laws=(
+        "expert_permutation",
+        "rank_order",
+        "token_order",
+        "sequence_order",
+        "range",
+        "additivity",
+        "missing",
+        "duplication",
+    ),
+    ends={"uniform": {"normalized_mean": lambda k, e: 1.0}, "one_hot": {"normalized_mean": lambda k, e: 0.0}},
 )

@@ -24,6 +24,15 @@ def normalised(scores: np.ndarray) -> np.ndarray:
     return scores / scores.sum(axis=-1, keepdims=True)
 
 
+def layer_probabilities(chunk: Chunk, i: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which tokens [n] have routing and logits in the i-th layer, and their scores [n, E], which sum to 1."""
+    logits = chunk.arrays.logits
+    assert logits is not None
+    at = np.flatnonzero(chunk.routed[:, i] & ~np.isnan(logits[:, i]).any(axis=-1))
+    scores = raw_scores(logits[at, i], chunk.about.scores[i])
+    return at, scores if chunk.about.scores[i] == "softmax" else normalised(scores)
+
+
 def probabilities(chunk: Chunk) -> np.ndarray:
     """[T, L, E] float64 scores that sum to 1; NaN where there is no routing or the logits were not kept."""
     logits = chunk.arrays.logits
