@@ -95,5 +95,7 @@ def search(label: str, name: str, **widget: Any) -> str:
 
     key = f"pick_{name}"
     st.session_state[key] = read(name) or ""
-    st.text_input(label, key=key, max_chars=MAX_LENGTH, on_change=lambda: write(**{name: st.session_state[key] or None}), **widget)
+    st.text_input(
+        label, key=key, max_chars=MAX_LENGTH, on_change=lambda: write(**{name: st.session_state[key] or None}), **widget
+    )
     return st.session_state[key]

@@ -26,10 +26,19 @@ class Shown:
     faded: bool = False
 
 
-def strip_data(tokens: Sequence[Shown], selected: int | None, *, kind: str, name: str, label: str) -> dict[str, Any]:
+def strip_data(
+    tokens: Sequence[Shown],
+    selected: int | None,
+    *,
+    kind: str,
+    name: str,
+    label: str,
+    outside: tuple[int | None, int | None] = (None, None),
+) -> dict[str, Any]:
     """What the page side gets, as JSON. `kind`: "category" (colour names an expert) or "amount" (colour is a scale).
 
-    `name` changes when the text does, so that only then the elements are built anew.
+    `name` changes when the text does, so that only then the elements are built anew. `outside`: the positions just
+    before the first and after the last token here, where the arrow keys go on.
     """
     return {
         "id": name,
@@ -37,6 +46,8 @@ def strip_data(tokens: Sequence[Shown], selected: int | None, *, kind: str, name
         "label": label,
         "rtl": right_to_left([token.text for token in tokens]),
         "selected": selected,
+        "before": outside[0],
+        "after": outside[1],
         "tokens": [_entry(token) for token in tokens],
     }
 

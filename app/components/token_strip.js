@@ -14,8 +14,12 @@ export default function (component) {
     listen(strip);
   }
   strip.send = (position) => setTriggerValue("selected", position);
+  strip.before = data.before; // the tokens just outside this page, if there are any
+  strip.after = data.after;
   if (strip.id !== data.id) build(strip, data);
   paint(strip, data);
+  if (strip.refocus && strip.selected >= 0) strip.tokens[strip.selected].focus({ preventScroll: true });
+  strip.refocus = false;
   return () => clearTimeout(strip.timer);
 }
 
@@ -31,12 +35,14 @@ function build(strip, data) {
     for (let i = 0; i < token.breaks; i += 1) page.append(document.createElement("br"));
     return element;
   });
+  const typing = strip.list.contains(strip.list.getRootNode().activeElement);
   strip.list.replaceChildren(page);
   strip.list.dir = data.rtl ? "rtl" : "ltr";
   strip.list.setAttribute("aria-label", data.label);
   strip.list.scrollTop = 0;
   strip.id = data.id;
   strip.selected = null;
+  strip.refocus = typing; // the keys went on to another page: stay on the keys
 }
 
 function piece(kind, text) {
@@ -86,7 +92,9 @@ function listen(strip) {
     const next = target(strip, event.key);
     if (next === null || event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
-    choose(strip, next, SETTLE_MS);
+    const outside = next < 0 ? strip.before : next >= strip.tokens.length ? strip.after : undefined;
+    if (outside === undefined) choose(strip, next, SETTLE_MS);
+    else if (outside !== null) strip.send(outside);
   });
 }
 
@@ -104,8 +112,8 @@ function target(strip, key) {
   const forward = strip.list.dir === "rtl" ? "ArrowLeft" : "ArrowRight";
   const backward = strip.list.dir === "rtl" ? "ArrowRight" : "ArrowLeft";
   const last = strip.tokens.length - 1;
-  if (key === forward) return Math.min(from + 1, last);
-  if (key === backward) return Math.max(from - 1, 0);
+  if (key === forward) return from + 1;
+  if (key === backward) return from - 1;
   if (key === "Home") return 0;
   if (key === "End") return last;
   if (key === "ArrowDown") return line(strip.tokens, from, 1);
