@@ -15,20 +15,20 @@ SEED = 0
 FEWEST = 5  # below this many sequences resampling says little; no interval is drawn
 
 
-def interval(
-    statistic: Callable[[np.ndarray], np.ndarray], sums: np.ndarray, n_population: int | None = None
+def spread(
+    statistic: Callable[[np.ndarray], np.ndarray], sums: np.ndarray, n_population: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The lower and upper end of `statistic(summed counts)`, each [L].
+    """How far below and above its value the interval of `statistic` reaches: two [L], to be added to the value.
 
-    `sums` is [S, ...], what each sequence adds; `statistic` takes [R, ...] sums to [R, L] values. Where only S of
-    `n_population` sequences were read, the spread is that of S, so it shrinks by sqrt(S / n_population).
+    `sums` is [S, ...], what each of S sequences adds; `statistic` takes [R, ...] sums to [R, L] values. Where S of
+    `n_population` sequences were read, theirs is the larger spread of S, so it shrinks by sqrt(S / n_population).
     """
     n = len(sums)
-    value = statistic(sums.sum(axis=0, keepdims=True))[0]
+    center = statistic(sums.sum(axis=0, keepdims=True))[0]
     if n < FEWEST:
-        return np.full_like(value, np.nan), np.full_like(value, np.nan)
+        return np.full_like(center, np.nan), np.full_like(center, np.nan)
     drawn = np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(np.float64)
     resampled = statistic((drawn @ sums.reshape(n, -1)).reshape(RESAMPLES, *sums.shape[1:]))
-    shrink = np.sqrt(n / max(n, n_population or n))
     low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
-    return value + shrink * (value - high), value + shrink * (value - low)
+    shrink = np.sqrt(n / max(n, n_population))
+    return shrink * (center - high), shrink * (center - low)

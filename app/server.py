@@ -16,9 +16,8 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from app.theme import streamlit_options
@@ -49,7 +48,7 @@ def command(traces: Sequence[str], host: str, port: int) -> list[str]:
     options = [f"--{name}={value}" for name, value in settings(host, port).items()]
     options += [f"--server.allowedHosts={name}" for name in allowed_hosts(host)]
     files = [str(Path(trace).resolve()) for trace in traces]
-    return [sys.executable, "-m", "streamlit", "run", str(MAIN), *options, "--", *files]
+    return [sys.executable, "-P", "-m", "streamlit", "run", str(MAIN), *options, "--", *files]
 
 
 def settings(host: str, port: int) -> dict[str, str]:
@@ -152,15 +151,25 @@ def _announce(process: subprocess.Popen[bytes], address: str, open_browser: bool
     """Say where the dashboard is once it answers, not before."""
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        with (
-            contextlib.suppress(urllib.error.URLError, OSError),
-            urllib.request.urlopen(f"{address}/_stcore/health", timeout=2),
-        ):
-            print(f"dashboard at {address}  (Ctrl-C ends it)", file=sys.stderr, flush=True)
+        if _answers(address):
+            _say(f"dashboard at {address}  (Ctrl-C ends it)")
             if open_browser:
                 _open_browser(address)
             return
         time.sleep(0.1)
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/_stcore/health", timeout=2):  # noqa: S310 (our own http address)
+            return True
+    except OSError:
+        return False
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
 
 
 def _open_browser(address: str) -> None:
@@ -170,7 +179,7 @@ def _open_browser(address: str) -> None:
 
 
 @contextlib.contextmanager
-def _stopped_by_term(process: subprocess.Popen[bytes]):  # type: ignore[no-untyped-def]
+def _stopped_by_term(process: subprocess.Popen[bytes]) -> Iterator[None]:
     """A polite kill of this process ends the server too; otherwise it would keep the port."""
     previous = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
@@ -205,7 +214,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         return serve(args.traces, args.host, args.port, args.open, args.i_know)
     except ProbeError as error:
-        print(f"probe: {error}", file=sys.stderr)
+        _say(f"probe: {error}")
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         return 0

@@ -84,7 +84,7 @@ def pick(
         value = st.session_state[key]
         write(**{name: None if value is None or value == fallback else value}, **dict.fromkeys(clears))
 
-    draw = st.selectbox if kind == "select" else st.segmented_control
+    draw: Any = st.selectbox if kind == "select" else st.segmented_control
     value = draw(label, list(options), key=key, format_func=shown, on_change=chosen, **widget)
     return fallback if value is None else value
 

@@ -22,16 +22,12 @@ def load(trace: Any, run_id: int) -> pd.DataFrame:
     )
 
 
-def layer_sequences(trace: Any, run_id: int) -> pd.DataFrame:
-    """Per layer and sequence: n_rows, n_routed, and over the tokens that have them n_entropy, sum_entropy.
-
-    The sums are per sequence because uncertainty is over sequences, not over tokens.
-    """
+def layer_totals(trace: Any, run_id: int) -> pd.DataFrame:
+    """layer, n_tokens (with routing), n_missing, n_entropy, sum_entropy (nats), from the additive aggregates."""
     return trace.sql(
-        """SELECT layer, sequence_id, count(*) AS n_rows,
-                  count(*) FILTER (missing_reason IS NULL) AS n_routed,
-                  count(entropy) AS n_entropy, coalesce(sum(entropy), 0) AS sum_entropy
-           FROM routing WHERE run_id = ? GROUP BY layer, sequence_id ORDER BY layer, sequence_id""",
+        """SELECT layer, CAST(sum(n_tokens) AS BIGINT) AS n_tokens, CAST(sum(n_missing) AS BIGINT) AS n_missing,
+                  CAST(sum(n_entropy) AS BIGINT) AS n_entropy, sum(sum_entropy) AS sum_entropy
+           FROM layer_stats WHERE run_id = ? GROUP BY layer ORDER BY layer""",
         [run_id],
     )
 
@@ -42,6 +38,20 @@ def missing(trace: Any, run_id: int) -> pd.DataFrame:
         """SELECT layer, CAST(missing_reason AS VARCHAR) AS reason, count(*) AS n_missing FROM routing
            WHERE run_id = ? AND missing_reason IS NOT NULL GROUP BY ALL ORDER BY ALL""",
         [run_id],
+    )
+
+
+def sampled_entropy(trace: Any, run_id: int, sequences: int) -> pd.DataFrame:
+    """layer, sequence_id, n_entropy, sum_entropy for `sequences` of the run's, the ones of `sampled_load`.
+
+    Sums are per sequence because uncertainty is over sequences, not over tokens.
+    """
+    return trace.sql(
+        """WITH drawn AS (SELECT sequence_id FROM sequences WHERE run_id = ? ORDER BY hash(sequence_id) LIMIT ?)
+           SELECT layer, sequence_id, count(entropy) AS n_entropy, coalesce(sum(entropy), 0) AS sum_entropy
+           FROM routing WHERE run_id = ? AND sequence_id IN (SELECT sequence_id FROM drawn)
+           GROUP BY ALL""",
+        [run_id, sequences, run_id],
     )
 
 
@@ -127,12 +137,4 @@ def sequence_layers(trace: Any, run_id: int, sequence_id: int) -> pd.DataFrame:
         """SELECT layer, avg(entropy) AS entropy, avg(margin) AS margin, count(entropy) AS n FROM routing
            WHERE run_id = ? AND sequence_id = ? GROUP BY layer ORDER BY layer""",
         [run_id, sequence_id],
-    )
-
-
-def progress(trace: Any, run_id: int) -> pd.DataFrame:
-    """n_sequences, n_tokens that are in the trace now: the runs view may only know the plan while it is recorded."""
-    return trace.sql(
-        "SELECT count(*) AS n_sequences, coalesce(sum(n_tokens), 0) AS n_tokens FROM sequences WHERE run_id = ?",
-        [run_id],
     )

@@ -6,14 +6,13 @@ import importlib.util
 import json
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 
 from app import charts, data, state, ui, words
-from app.balance import MEASURES, balance_curve
+from app.curves import MEASURES, balance_curve, entropy_curve
 from app.formats import NOTHING, count, date, number, percent, plural, short_count, size
-from app.intervals import FEWEST, interval
+from app.intervals import FEWEST
 from app.pages import Here, Page
 
 PAGE = Page(name="overview", title="Overview", icon=":material/dashboard:", section="Look", order=0)
@@ -32,11 +31,12 @@ def render(here: Here) -> None:
             else "This run holds no routing. Was the recording interrupted before its first batch?"
         )
     else:
-        per_sequence = data.ask(here.trace, "layer_sequences", here.run_id)
+        totals = here.layers[["layer", "num_experts"]].merge(data.ask(here.trace, "layer_totals", here.run_id), "left")
+        totals = totals.fillna(0)
         _load(here, load)
-        _entropy(here, per_sequence)
-        _balance(here, load, per_sequence)
-        _coverage(here, per_sequence)
+        _entropy(here, totals)
+        _balance(here, load, totals)
+        _coverage(here, totals)
     _provenance(here)
 
 
@@ -113,17 +113,19 @@ def _load(here: Here, load: pd.DataFrame) -> None:
     )
 
 
-def _entropy(here: Here, per_sequence: pd.DataFrame) -> None:
-    sums = per_sequence.groupby("layer")[["sum_entropy", "n_entropy"]].sum()
-    if not sums["n_entropy"].sum():
-        ui.section("How sure are the routers?")
+def _entropy(here: Here, totals: pd.DataFrame) -> None:
+    title = "How sure are the routers?"
+    if not totals["n_entropy"].sum():
+        ui.section(title)
         ui.note(
             "The entropy of the routing needs router logits, and none were recorded: probe record … --capture logits"
         )
         return
-    curve = _entropy_curve(here, per_sequence)
+    n_sequences = int(here.run["n_sequences"])
+    curve = entropy_curve(totals, data.ask(here.trace, "sampled_entropy", here.run_id, SAMPLED), n_sequences)
+    curve["n"] = totals["n_entropy"].astype(int)
     says = words.curve(curve, "mean routing entropy, as a share of the largest possible,")
-    ui.section("How sure are the routers?", says)
+    ui.section(title, says)
     ui.chart_block(
         charts.layer_curve(
             curve, ui.theme(), name="entropy ÷ ln E", reference=(1.0, "all experts equally likely"), top=1.0
@@ -137,69 +139,59 @@ def _entropy(here: Here, per_sequence: pd.DataFrame) -> None:
             ),
             ("÷ ln E", "makes layers comparable: 1 = all experts equally likely, 0 = one expert is certain."),
             ("n", f"= {plural(curve['n'].max(), 'token')} with logits per layer."),
-            _interval_words(per_sequence["sequence_id"].nunique()),
+            _interval_words(n_sequences),
         ],
         rows=curve,
     )
 
 
-def _entropy_curve(here: Here, per_sequence: pd.DataFrame) -> pd.DataFrame:
-    """layer, value (normalised), low, high, n, nats."""
-    wide = per_sequence.pivot(index="sequence_id", columns="layer", values=["sum_entropy", "n_entropy"]).fillna(0)
-    sums = np.stack([wide["sum_entropy"].to_numpy(), wide["n_entropy"].to_numpy()], axis=1)  # [S, 2, L]
-    experts = here.layers.set_index("layer")["num_experts"].reindex(wide["n_entropy"].columns).to_numpy(dtype=float)
-    largest = np.log(np.where(experts > 1, experts, np.nan))
-
-    def mean(total: np.ndarray) -> np.ndarray:
-        return total[:, 0] / np.where(total[:, 1] > 0, total[:, 1], np.nan) / largest
-
-    value = mean(sums.sum(axis=0, keepdims=True))[0]
-    low, high = interval(mean, sums)
-    frame = pd.DataFrame({"layer": wide["n_entropy"].columns.astype(int), "value": value, "low": low, "high": high})
-    return frame.assign(n=sums[:, 1].sum(axis=0).astype(int), nats=value * largest)
-
-
-def _balance(here: Here, load: pd.DataFrame, per_sequence: pd.DataFrame) -> None:
-    n_sequences = per_sequence["sequence_id"].nunique()
-    ui.section("How evenly is the work spread?")
-    measure = state.pick("Measure", "balance", list(MEASURES), kind="segmented", label_visibility="collapsed")
+def _balance(here: Here, load: pd.DataFrame, totals: pd.DataFrame) -> None:
+    n_sequences = int(here.run["n_sequences"])
+    measure = state.read("balance") if state.read("balance") in MEASURES else next(iter(MEASURES))
     sampled = data.ask(here.trace, "sampled_load", here.run_id, SAMPLED)
-    tokens = per_sequence.groupby("layer")["n_routed"].sum()
-    curve = balance_curve(load, sampled, measure, n_sequences, tokens)
-    says = words.curve(curve, MEASURE_NAMES[measure])
-    reference = (1.0, "all experts equal") if measure == "max ÷ mean" else None
-    meanings = [(MEASURE_NAMES[measure][0].upper() + MEASURE_NAMES[measure][1:], MEASURE_MEANS[measure])]
-    meanings += [("n", f"= {plural(tokens.max(), 'token')} per layer."), _interval_words(n_sequences, SAMPLED)]
+    curve = balance_curve(load, sampled, measure, n_sequences)
+    curve["n"] = totals["n_tokens"].astype(int)
+    name, meaning = MEASURE_NAMES[measure]
+    says = words.curve(curve, name)
+    ui.section("How evenly is the work spread?", says)
+    state.pick("Measure", "balance", list(MEASURES), kind="segmented", label_visibility="collapsed")
     ui.chart_block(
-        charts.layer_curve(curve, ui.theme(), name=measure, reference=reference),
+        charts.layer_curve(
+            curve, ui.theme(), name=measure, reference=(1.0, "all experts equal") if measure == "max ÷ mean" else None
+        ),
         name="balance",
         alt=f"Curve of load balance by layer. {says}",
-        meanings=meanings,
+        meanings=[
+            (name[0].upper() + name[1:], meaning),
+            ("n", f"= {plural(curve['n'].max(), 'token')} per layer."),
+            _interval_words(n_sequences),
+        ],
         rows=curve,
     )
 
 
 MEASURE_NAMES = {
-    "cv": "coefficient of variation",
-    "max ÷ mean": "busiest expert over the mean",
-    "gini": "Gini coefficient",
-}
-MEASURE_MEANS = {
-    "cv": "= standard deviation of the experts' counts over their mean. 0 = all equal.",
-    "max ÷ mean": "= the straggler factor: with experts on different devices the slowest sets the pace. 1 = all equal.",
-    "gini": "= half the mean difference between two experts, over the mean. 0 = all equal, near 1 = one does all.",
+    "cv": ("coefficient of variation", "= standard deviation of the experts' counts over their mean. 0 = all equal."),
+    "max ÷ mean": (
+        "busiest expert over the mean",
+        "= the straggler factor: with experts on different devices the slowest sets the pace. 1 = all equal.",
+    ),
+    "gini": (
+        "Gini coefficient",
+        "= half the mean difference between two experts, over the mean. 0 = all equal, near 1 = one does all.",
+    ),
 }
 
 
-def _coverage(here: Here, per_sequence: pd.DataFrame) -> None:
-    lost = _coverage_rows(here, per_sequence)
-    totals = lost.groupby("layer", as_index=False).agg(n_tokens=("n_tokens", "first"), n_missing=("n_missing", "sum"))
+def _coverage(here: Here, totals: pd.DataFrame) -> None:
+    totals = totals.assign(n_tokens=totals["n_tokens"] + totals["n_missing"])
     says = words.coverage(totals)
     ui.section("Is anything missing?", says)
     if not totals["n_missing"].sum():
         return
+    lost = data.ask(here.trace, "missing", here.run_id).merge(totals[["layer", "n_tokens"]], on="layer")
     ui.chart_block(
-        charts.coverage_bars(lost[lost["n_missing"] > 0], ui.theme()),
+        charts.coverage_bars(lost, ui.theme()),
         name="coverage",
         alt=f"Bars of missing routing by layer. {says}",
         meanings=[
@@ -211,17 +203,6 @@ def _coverage(here: Here, per_sequence: pd.DataFrame) -> None:
         ],
         rows=lost,
     )
-
-
-def _coverage_rows(here: Here, per_sequence: pd.DataFrame) -> pd.DataFrame:
-    """layer, reason, n_missing, n_tokens; a layer without loss has one row with n_missing 0."""
-    total = int(here.run["n_tokens"] or 0)
-    seen = per_sequence.groupby("layer")["n_rows"].sum().reindex(here.layers["layer"], fill_value=0)
-    unseen = pd.DataFrame(
-        {"layer": seen.index, "reason": "not recorded", "n_missing": (total - seen).clip(0).to_numpy()}
-    )
-    rows = pd.concat([data.ask(here.trace, "missing", here.run_id), unseen], ignore_index=True)
-    return rows.assign(n_tokens=np.maximum(total, seen.max())).sort_values(["layer", "reason"], ignore_index=True)
 
 
 def _provenance(here: Here) -> None:
@@ -290,10 +271,10 @@ def _parsed(provenance: Any) -> dict[str, Any]:
     return parsed if isinstance(parsed, dict) else {"provenance": parsed}
 
 
-def _interval_words(n_sequences: int, sampled: int | None = None) -> tuple[str, str]:
+def _interval_words(n_sequences: int) -> tuple[str, str]:
     if n_sequences < FEWEST:
         return ("No interval:", f"{plural(n_sequences, 'sequence')} say too little about how much others would differ.")
-    of = f", its width from {sampled} of them" if sampled and n_sequences > sampled else ""
+    of = f", its width from {SAMPLED} of them" if n_sequences > SAMPLED else ""
     return ("Band", f"= 95 % interval, bootstrap over {plural(n_sequences, 'sequence')} (1,000 resamples){of}.")
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
+
+import probes
 
 SUMMARY = "open the dashboard over one or more traces"
 EXAMPLE = "probe app trace.duckdb --port 8501"
@@ -22,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     words = [*args.traces, "--host", args.host, "--port", str(args.port)]
     words += ["--i-know"] * args.i_know + ["--open"] * args.open
-    process = subprocess.Popen([sys.executable, "-m", "app.server", *words])
+    process = subprocess.Popen([sys.executable, "-P", "-m", "app.server", *words], env=_environment())
     previous = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         return process.wait()
@@ -31,3 +35,9 @@ def run(args: argparse.Namespace) -> int:
         return process.wait(timeout=10)
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _environment() -> dict[str, str]:
+    """This installation's folder first: where the command is typed there may be another package called `app`."""
+    root = str(Path(probes.__file__).parents[1])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
