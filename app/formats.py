@@ -41,15 +41,15 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def percent(share: float | None) -> str:
-    """0.1234 -> 12.3 %; a share that is small but not nothing never reads 0 %."""
+    """0.1234 -> 12.3 % (the space does not break); a share that is small but not nothing never reads 0 %."""
     if _missing(share):
         return NOTHING
     assert share is not None
     if 0 < share < 0.001:
-        return "< 0.1 %"
+        return "< 0.1\u00a0%"
     if 0.999 < share < 1:
-        return "> 99.9 %"
-    return f"{100 * share:.3g} %"
+        return "> 99.9\u00a0%"
+    return f"{100 * share:.3g}\u00a0%"
 
 
 def size(n_bytes: int) -> str:

@@ -14,11 +14,14 @@ from app.formats import count, date
 from app.pages import SECTIONS, Here, Page, discover
 from store.errors import TraceError
 
+PICTURES = Path(__file__).parent / "components"
 REFRESH_SECONDS = 3  # how often a trace that is being recorded is looked at again
 
 
 def main() -> None:
-    st.set_page_config(page_title="Router workbench", page_icon=":material/alt_route:", layout="wide")
+    # A local file as icon: a named one would be fetched from a font server.
+    st.set_page_config(page_title="Router workbench", page_icon=str(PICTURES / "icon.svg"), layout="wide")
+    st.logo(str(PICTURES / "logo.svg"), size="large", icon_image=str(PICTURES / "icon.svg"))
     sections: dict[str, list[Any]] = {section: [] for section in SECTIONS}
     for number, (page, render) in enumerate(discover()):
         shown = _shown(page, render)
@@ -133,7 +136,3 @@ def _watch(trace: data.TraceFile) -> None:
             st.rerun(scope="app")
 
     look()
-
-
-if __name__ == "__main__":
-    main()

@@ -27,7 +27,8 @@ from store.errors import TraceError
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 START_SECONDS = 60  # Streamlit answers in two or three; a busy machine may need longer
 UPLOAD_MB = 1  # no page takes uploads
-MAIN = Path(__file__).with_name("main.py")
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "app" / "entry" / "dashboard.py"
 
 
 def serve(traces: Sequence[str], host: str = "127.0.0.1", port: int = 8501, open_browser: bool = False,
@@ -48,7 +49,7 @@ def command(traces: Sequence[str], host: str, port: int) -> list[str]:
     options = [f"--{name}={value}" for name, value in settings(host, port).items()]
     options += [f"--server.allowedHosts={name}" for name in allowed_hosts(host)]
     files = [str(Path(trace).resolve()) for trace in traces]
-    return [sys.executable, "-P", "-m", "streamlit", "run", str(MAIN), *options, "--", *files]
+    return [sys.executable, "-P", "-m", "streamlit", "run", str(SCRIPT), *options, "--", *files]
 
 
 def settings(host: str, port: int) -> dict[str, str]:
@@ -65,6 +66,7 @@ def settings(host: str, port: int) -> dict[str, str]:
         "server.enableStaticServing": "false",
         "browser.gatherUsageStats": "false",
         "client.showErrorDetails": "full" if is_loopback(host) else "none",
+        "client.showErrorLinks": "false",
         "client.toolbarMode": "viewer",
         "logger.level": "error",
         **streamlit_options(),
@@ -136,7 +138,7 @@ def _try_trace(trace: str) -> None:
 
 def _run(words: list[str], address: str, open_browser: bool) -> int:
     # The package may not be installed but run from its folder; Streamlit is another process and has to find it too.
-    path = os.pathsep.join(filter(None, [str(MAIN.parent.parent), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.DEVNULL)
     threading.Thread(target=_announce, args=(process, address, open_browser), daemon=True).start()
     with _stopped_by_term(process):

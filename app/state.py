@@ -29,6 +29,11 @@ def read_int(name: str) -> int | None:
     return int(value) if value and value.lstrip("-").isdecimal() and value.isascii() and len(value) < 12 else None
 
 
+def one_of(name: str, options: Sequence[str]) -> str:
+    """A choice that a picker further down the page will offer; the first option where the URL names none of them."""
+    return next((option for option in options if option == read(name)), options[0])
+
+
 def write(**choices: Any) -> None:
     """Put choices into the URL (None takes one out) and remember them for the other pages."""
     import streamlit as st

@@ -21,7 +21,7 @@ COLORS: dict[str, dict[str, str]] = {
         "quiet": "#5a6675",
         "line": "#dfe4ea",
         "accent": "#0b5fa5",
-        "second": "#c2570c",
+        "second": "#b04d08",
         "good": "#18794e",
         "bad": "#b42318",
     },

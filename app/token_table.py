@@ -20,7 +20,7 @@ def token_heading(token: Any, total: int) -> str:
         f'<span class="rw-mark">{escape(piece.text)}</span>' if piece.kind == "mark" else escape(piece.text)
         for piece in pieces(text)
     )
-    known = [f"position {count(token['position'])} of {count(total)}", f"token id {_whole(token['token_id'])}"]
+    known = [f"position {count(token['position'])} (0 to {count(total - 1)})", f"token id {_whole(token['token_id'])}"]
     known += [str(token["phase"])] if isinstance(token["phase"], str) else []
     known += [f"log-probability {number(token['logprob'])} nats"] if _known(token["logprob"]) else []
     known += [f"predicted next id {_whole(token['predicted_id'])}"] if _known(token["predicted_id"]) else []
@@ -39,7 +39,7 @@ def layers_table(through: pd.DataFrame) -> str:
     heavy = max((weight for row in through.itertuples() for weight in _numbers(row.weights)), default=0.0)
     head = "".join(f"<th>rank {rank + 1}</th>" for rank in range(ranks))
     body = "".join(f"<tr><th>{row.layer}</th>{_cells(row, ranks, heavy)}</tr>" for row in through.itertuples())
-    caption = "The experts of this token by layer: number, weight, and below the norm of what the expert put out."
+    caption = "The experts of this token by layer: number, weight, and the norm of what the expert put out."
     return (
         f'<div class="rw-through"><table><caption>{caption}</caption><thead><tr><th>layer</th>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
@@ -69,7 +69,7 @@ def _chip(row: Any, rank: int, expert: int, heavy: float) -> str:
     color = expert_color(expert, int(row.num_experts))
     weight, norm = _at(row.weights, rank), _at(row.output_norms, rank)
     share = 100 * weight / heavy if weight == weight and heavy > 0 else 0
-    small = f'<span class="rw-norm">{number(norm)}</span>' if norm == norm else ""
+    small = f'<span class="rw-norm">norm {number(norm)}</span>' if norm == norm else ""
     return (
         f'<span class="rw-chip"><i style="background:{color}"></i><b>{expert}</b>'
         f"<span>{number(weight) if weight == weight else NOTHING}</span></span>"

@@ -89,7 +89,7 @@ def html(body: str) -> None:
 
 def definition(entries: Sequence[tuple[str, str]]) -> None:
     """Terms and what they mean, to stand beside a chart."""
-    parts = "<br>".join(f"<b>{escape(term)}</b> {escape(meaning)}" for term, meaning in entries)
+    parts = "".join(f"<p><b>{escape(term)}</b> {escape(meaning)}</p>" for term, meaning in entries)
     st.html(f'<div class="rw-definition">{parts}</div>')
 
 

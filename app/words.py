@@ -14,7 +14,7 @@ def load(frame: pd.DataFrame) -> str:
         return "No routing has been recorded yet."
     top = known.loc[known["ratio"].idxmax()]
     idle = int((known["count"] == 0).sum())
-    never = f"{plural(idle, 'expert')} never chosen" if idle else "none was never chosen"
+    never = f"{count(idle)} {'was' if idle == 1 else 'were'} never chosen" if idle else "all were chosen at least once"
     where = f"{plural(len(known), 'expert')} in {plural(known['layer'].nunique(), 'layer')}"
     busiest = f"The busiest is expert {int(top['expert'])} of layer {int(top['layer'])}"
     return f"{busiest}, with {number(top['ratio'])} times the uniform load; of {where}, {never}."

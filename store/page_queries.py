@@ -59,9 +59,10 @@ def sampled_load(trace: Any, run_id: int, sequences: int) -> pd.DataFrame:
     """layer, expert, sequence_id, count for `sequences` of the run's sequences, drawn evenly by a fixed hash."""
     return trace.sql(
         """WITH drawn AS (SELECT sequence_id FROM sequences WHERE run_id = ? ORDER BY hash(sequence_id) LIMIT ?)
-           SELECT layer, unnest(CAST(experts AS INTEGER[])) AS expert, sequence_id, count(*) AS count FROM routing
-           WHERE run_id = ? AND missing_reason IS NULL AND sequence_id IN (SELECT sequence_id FROM drawn)
-           GROUP BY ALL""",
+           SELECT layer, expert, sequence_id, count(*) AS count FROM (
+               SELECT layer, sequence_id, unnest(experts) AS expert FROM routing
+               WHERE run_id = ? AND sequence_id IN (SELECT sequence_id FROM drawn)
+           ) GROUP BY ALL""",
         [run_id, sequences, run_id],
     )
 

@@ -147,7 +147,7 @@ def _entropy(here: Here, totals: pd.DataFrame) -> None:
 
 def _balance(here: Here, load: pd.DataFrame, totals: pd.DataFrame) -> None:
     n_sequences = int(here.run["n_sequences"])
-    measure = state.read("balance") if state.read("balance") in MEASURES else next(iter(MEASURES))
+    measure = state.one_of("balance", list(MEASURES))
     sampled = data.ask(here.trace, "sampled_load", here.run_id, SAMPLED)
     curve = balance_curve(load, sampled, measure, n_sequences)
     curve["n"] = totals["n_tokens"].astype(int)
