@@ -89,8 +89,9 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise ProbeError(f"{path} does not exist")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
+        with path.open("rb") as stream:
+            file = np.load(stream, allow_pickle=False)
+            if isinstance(file, np.ndarray):
                 raise ProbeError(f"{path} is a single array; expected an .npz archive of named arrays")
             return {key: _array(file, key) for key in file.files}
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, KeyError) as error:

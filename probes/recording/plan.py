@@ -64,8 +64,8 @@ def fingerprint(ids: Sequence[np.ndarray], batches: list[list[int]], settings: d
     return digest.hexdigest()[:32]
 
 
-def keep_logits(sequence_id: np.ndarray, position: np.ndarray, rate: float, seed: int) -> np.ndarray | None:
-    """Which positions keep their full logits: a share `rate`, decided by a hash of the position itself.
+def sample_positions(sequence_id: np.ndarray, position: np.ndarray, rate: float, seed: int) -> np.ndarray | None:
+    """Which positions are kept in full: a share `rate`, decided by a hash of the position itself.
 
     Independent of batches and order, so that a resumed run keeps the same ones. None means all.
     """
