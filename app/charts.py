@@ -161,7 +161,7 @@ def token_curve(frame: pd.DataFrame, theme: str, *, name: str) -> go.Figure:
         hovertemplate="<b>Layer %{x}</b><br>this token: %{y:.3f}<extra></extra>",
     )
     figure = _figure(theme, [mean, value], height=260)
-    figure.update_xaxes(title_text="layer", showgrid=False, **_layer_axis(frame["layer"]))
+    figure.update_xaxes(title_text="layer", showgrid=False, **_layer_axis(frame["layer"], most=9))
     figure.update_yaxes(title_text=name, rangemode="tozero", nticks=5)
     return figure
 
@@ -200,12 +200,9 @@ def _load_hover(layer: int, expert: int, n: float, ratio: float) -> str:
 
 
 def _colorbar(cap: float, cut: bool) -> dict[str, Any]:
-    ticks = np.unique(np.append(np.linspace(0, cap, 5), 1.0))
-    if len(ticks) > 5:  # 1 is between two others: drop its nearest neighbour, never the ends
-        inner = ticks[1:-1]
-        nearest = min((tick for tick in inner if tick != 1.0), key=lambda tick: abs(tick - 1.0))
-        ticks = ticks[ticks != nearest]
-    names = [f"{number(tick, 2)}×" for tick in ticks]
+    step = next(step for step in (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500) if cap / step <= 5)
+    ticks = np.append(np.arange(0, cap - step / 2, step), cap)
+    names = [f"{tick:g}×" for tick in ticks]
     if cut:
         names[-1] = f"≥ {names[-1]}"
     return {
@@ -219,15 +216,15 @@ def _colorbar(cap: float, cut: bool) -> dict[str, Any]:
     }
 
 
-def _whole_ticks(n: int) -> dict[str, Any]:
-    """Ticks at whole numbers, at most about sixteen, at steps people count in."""
-    step = next(step for step in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024) if n / step <= 17)
-    return {"tickmode": "linear", "tick0": 0, "dtick": step, "range": [-0.5, n - 0.5]}
+def _whole_ticks(n: int, most: int = 17) -> dict[str, Any]:
+    """Ticks at whole numbers, at most `most`, at steps people count in."""
+    step = next(step for step in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024) if n / step <= most)
+    return {"tickmode": "linear", "tick0": 0, "dtick": step, "range": [-0.5, n - 0.5], "tickangle": 0}
 
 
-def _layer_axis(layers: pd.Series) -> dict[str, Any]:
+def _layer_axis(layers: pd.Series, most: int = 17) -> dict[str, Any]:
     first, last = int(layers.min()), int(layers.max())
-    ticks = _whole_ticks(last - first + 1)
+    ticks = _whole_ticks(last - first + 1, most)
     return ticks | {"tick0": first if ticks["dtick"] == 1 else 0, "range": [first - 0.4, last + 0.4]}
 
 

@@ -72,19 +72,15 @@ def _found(trace: data.TraceFile, run_id: int) -> list[Any]:
 
 def _tiles(here: Here) -> None:
     run = here.run
-    per_sequence = (run["n_tokens"] or 0) / max(run["n_sequences"] or 0, 1)
+    n_tokens, n_sequences = run["n_tokens"] or 0, run["n_sequences"] or 0
     ui.tiles(
         [
-            ("Tokens", short_count(run["n_tokens"]), f"{number(per_sequence)} per sequence"),
-            ("Sequences", short_count(run["n_sequences"]), f"recorded {date(run['created_at'])}"),
-            ("MoE layers", count(len(here.layers)), f"numbers {_span(here.layers['layer'])}"),
-            ("Experts per layer", _range(here.layers["num_experts"]), _shared(here.layers)),
-            ("Chosen per token", _range(here.layers["top_k"]), _gating(here.layers)),
-            (
-                "File",
-                size(here.trace.n_bytes),
-                f"{number(here.trace.n_bytes / max(run['n_tokens'] or 0, 1))} B per token",
-            ),
+            ("Tokens", short_count(n_tokens), f"{number(n_tokens / max(n_sequences, 1))} per sequence"),
+            ("Sequences", short_count(n_sequences), date(run["created_at"]).split(",")[0]),
+            ("MoE layers", count(len(here.layers)), f"numbered {_range(here.layers['layer'])}"),
+            ("Experts", _range(here.layers["num_experts"]), f"per layer, {_shared(here.layers)}"),
+            ("Top-k", _range(here.layers["top_k"]), f"per token, {_gating(here.layers)}"),
+            ("File", size(here.trace.n_bytes), f"{size(here.trace.n_bytes // max(n_tokens, 1))} per token"),
         ]
     )
 
@@ -289,13 +285,9 @@ def _range(values: pd.Series) -> str:
     return str(low) if low == high else f"{low}–{high}"
 
 
-def _span(values: pd.Series) -> str:
-    return _range(values) if len(values) else NOTHING
-
-
 def _shared(layers: pd.DataFrame) -> str:
     shared = int(layers["shared_experts"].fillna(0).max()) if len(layers) else 0
-    return f"and {shared} shared" if shared else "none shared"
+    return f"{shared} shared" if shared else "none shared"
 
 
 def _gating(layers: pd.DataFrame) -> str:

@@ -18,6 +18,7 @@ from app.token_text import visible
 
 PAGE = Page(name="tokens", title="Tokens", icon=":material/text_fields:", section="Look", order=1)
 WINDOW = 600  # tokens drawn at once; the arrow keys and the buttons go on to the next ones
+NARROW = 4  # experts per token up to which the table leaves room for a chart beside it
 FOUND = 200  # sequences offered at once; the search finds the others
 
 
@@ -156,11 +157,12 @@ def _one_token(here: Here, sequence: int, window: pd.DataFrame, selected: int | 
     through = data.ask(here.trace, "token_layers", here.run_id, sequence, selected)
     through = here.layers[["layer", "num_experts"]].merge(through, on="layer", how="left")
     ui.html(token_table.token_heading(token, total))
-    left, right = st.columns([0.66, 0.34], gap="medium") if through["entropy"].notna().any() else (st.container(), None)
+    known, narrow = through["entropy"].notna().any(), int(here.layers["top_k"].max()) <= NARROW
+    left, right = st.columns([0.66, 0.34], gap="medium") if known and narrow else (st.container(), st.container())
     with left:
         ui.html(token_table.layers_table(through))
         ui.data_buttons(f"token-{sequence}-{selected}", token_table.rows(through))
-    if right is not None:
+    if known:
         with right:
             _unsure(here, sequence, through)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from store.writer import Batch, LayerInfo, LayerRows, RunInfo, TraceWriter
+from store.batch import Batch, LayerInfo, LayerRows, RunInfo
+from store.writer import TraceWriter
 
 SENTENCES = {
     "prose": "The river had risen overnight, and the old bridge, which nobody had crossed since spring, was gone.\n",
@@ -33,6 +37,7 @@ class Shape:
     top_k: int = 2
     first_layer: int = 0
     logits: bool = True
+    entropy: bool = True
     norms: bool = True
     missing: bool = False
 
@@ -43,10 +48,27 @@ def words_of(text: str) -> list[str]:
     return [piece for piece in pieces if piece]
 
 
-def write_trace(
-    path: Path, shape: Shape = Shape(), *, tokens: list[str | None] | None = None, status: str | None = "complete"
-) -> Path:
-    """A trace of `shape`; `tokens` replaces the text of the first sequence. `status` None leaves it being recorded."""
+def write_trace(path: Path, shape: Shape = Shape(), *, tokens: list[str | None] | None = None) -> Path:
+    """A complete trace of `shape`; `tokens` replaces the text of the first sequence."""
+    with open_writer(path, shape) as writer:
+        for batch in batches(shape, tokens):
+            writer.write(batch)
+    return path
+
+
+@contextmanager
+def recording_trace(path: Path, shape: Shape = Shape()) -> Iterator[TraceWriter]:
+    """A trace whose first batch is in and whose recording goes on until the block is left."""
+    with open_writer(path, shape, flush_seconds=0.05) as writer:
+        writer.write(next(batches(shape)))
+        deadline = time.monotonic() + 20
+        while not writer.batches_done and time.monotonic() < deadline:
+            time.sleep(0.02)
+        yield writer
+
+
+def open_writer(path: Path, shape: Shape, **options: float) -> TraceWriter:
+    """A writer for a run of `shape`, with provenance as a recording has it."""
     run = RunInfo(
         name="test", model="example/tiny-moe", revision="0123abc", num_layers=shape.first_layer + shape.layers,
         provenance={"seed": 0, "dtype": "float32", "device": "cpu", "versions": {"torch": "2", "transformers": "5"},
@@ -54,14 +76,13 @@ def write_trace(
     )  # fmt: skip
     numbers = range(shape.first_layer, shape.first_layer + shape.layers)
     layers = [LayerInfo(n, f"model.layers.{n}.mlp.gate", shape.experts, shape.top_k) for n in numbers]
-    writer = TraceWriter.create(path, run, layers)
+    return TraceWriter.create(path, run, layers, **options)
+
+
+def batches(shape: Shape, tokens: list[str | None] | None = None) -> Iterator[Batch]:
+    """The sequences of `shape`, 64 to a batch."""
     for index, first in enumerate(range(0, shape.sequences, 64)):
-        writer.write(_batch(index, range(first, min(first + 64, shape.sequences)), shape, tokens))
-    if status is not None:
-        writer.finish(status)
-    else:
-        writer.flush()
-    return path
+        yield _batch(index, range(first, min(first + 64, shape.sequences)), shape, tokens)
 
 
 def _batch(index: int, numbers: range, shape: Shape, tokens: list[str | None] | None) -> Batch:
@@ -110,8 +131,11 @@ def _rows(layer: int, kinds: np.ndarray, where: np.ndarray, shape: Shape) -> Lay
     weights = np.take_along_axis(scores, experts.astype(np.int64), axis=1).astype(np.float32)
     if shape.missing and layer == shape.first_layer:
         experts[where[:, 1] < 4] = -1
+    ordered = np.take_along_axis(scores, np.argsort(-scores, axis=1)[:, : shape.top_k + 1], axis=1)
     return LayerRows(
         layer, experts, weights / weights.sum(axis=1, keepdims=True), logits if shape.logits else None,
         output_norm=(rng.gamma(9, 0.4, experts.shape)).astype(np.float32) if shape.norms else None,
+        entropy=-(scores * np.log(scores + 1e-30)).sum(axis=1).astype(np.float32) if shape.entropy else None,
+        margin=ordered[:, -2] - ordered[:, -1] if shape.entropy else None,
         missing_reason="cached prefix" if shape.missing else None,
     )  # fmt: skip
