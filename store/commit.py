@@ -253,7 +253,7 @@ def coactivation_table(run_id: int, totals: Totals) -> pa.Table:
 
 def insert_run(con: Any, run: RunInfo, layers: Sequence[LayerInfo], kept: Any) -> int:
     """The rows of a new run and its layers; returns its number."""
-    run_id = int(con.execute("SELECT coalesce(max(run_id), 0) + 1 FROM raw.runs").fetchone()[0])
+    run_id = int(con.execute("SELECT coalesce(max(run_id), 0) + 1 FROM raw.runs").fetchall()[0][0])
     con.execute(
         "INSERT INTO raw.runs BY NAME SELECT ? AS run_id, ? AS name, ? AS created_at, ? AS model, "
         "? AS revision, 'recording' AS status, ? AS num_layers, ? AS intervention, ? AS baseline_run_id, ? AS provenance, "

@@ -122,10 +122,10 @@ def schema_version(con: Any, path: object) -> int:
     found = con.execute(
         "SELECT count(*) FROM duckdb_columns() WHERE database_name = 'trace' AND schema_name = 'raw' AND table_name = 'migrations' "
         "AND column_name IN ('version', 'name', 'applied_at')"
-    ).fetchone()
-    if not found or found[0] != 3:
+    ).fetchall()
+    if found[0][0] != 3:
         raise TraceError(f"{path}: not a trace (a DuckDB database of another program)")
-    return int(con.execute("SELECT max(version) FROM raw.migrations").fetchone()[0])
+    return int(con.execute("SELECT max(version) FROM raw.migrations").fetchall()[0][0])
 
 
 def check_version(version: int, path: object) -> None:
