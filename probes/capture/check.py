@@ -1,0 +1,253 @@
+"""The self-test: eight dummy tokens, once per model, decide what can be recorded of each layer, and say so in words.
+
+It runs when something is first attached to a model and catches what no list of supported models can: replaced
+forwards (hub kernels, MXFP4), models compiled earlier, another version of transformers, remote code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from threading import get_ident
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from probes.capture.discovery import MoELayer, discover
+from probes.capture.hidden import norms_around, residual_norm, watch_norms
+from probes.capture.hooks import Hooks, lock_of
+from probes.capture.inputs import roots
+from probes.capture.recompute import Recomputed, recompute
+from probes.capture.tap import OBSERVE, REWRITE, Session, Tap
+from probes.capture.want import Want
+from probes.errors import ProbeError
+from probes.families.layout import Point
+from probes.routing import Router
+
+TOKENS = 8
+# transformers' implementations that reduce by "weight, reshape, sum", as `experts.combined` does.
+SAME_SUM = ("grouped_mm", "batched_mm")
+# Largest difference between the weighted sum of the slots and the container's output, relative to its largest value.
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 4e-2, torch.float64: 1e-9}
+
+_REPORTS: WeakKeyDictionary[Any, tuple[Any, Report]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What can be had from one layer.
+
+    logits, choice, outputs   are the logits, the ids and weights, the experts' own outputs there?
+    recomputed                what the family's rule gets right from the logits: "ids and weights", "ids" or ""
+    mode, padded, copy        how the recorder has to go about it (see `Tap`)
+    norm                      the norm module whose input is the residual stream before this layer, if it was found
+    words                     what is not guaranteed, and why
+    """
+
+    found: MoELayer
+    router: Router
+    logits: bool
+    choice: bool
+    outputs: bool
+    recomputed: str = ""
+    mode: str = OBSERVE
+    padded: bool = False
+    copy: bool = False
+    norm: Any = None
+    words: tuple[str, ...] = ()
+
+    @property
+    def layer(self) -> int:
+        return self.found.layer
+
+    @property
+    def capability(self) -> str:
+        """In words: what a recording of this layer holds."""
+        parts = ["logits"] * self.logits + ["ids", "weights"] * self.choice + ["outputs"] * self.outputs
+        return ", ".join(parts) or "nothing"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What can be recorded from a model, per layer, and what is not guaranteed about it."""
+
+    layers: tuple[LayerReport, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Everything can be had from every layer."""
+        return all(r.logits and r.choice and r.outputs for r in self.layers)
+
+    @property
+    def summary(self) -> str:
+        """One line: how many layers can do what."""
+        counts: dict[str, int] = {}
+        for r in self.layers:
+            counts[r.capability] = counts.get(r.capability, 0) + 1
+        return "; ".join(f"{n} of {len(self.layers)} layers: {what}" for what, n in counts.items()) or "no MoE layers"
+
+
+def self_test(model: Any, *, again: bool = False) -> Report:
+    """Run eight dummy tokens through `model` and report what can be recorded. Remembered per model.
+
+    ProbeError if the model has no routers, is in training mode, or is compiled.
+    """
+    with lock_of(model):
+        state = _state(model)
+        known = _REPORTS.get(model)
+        if known is not None and known[0] == state and not again:
+            return known[1]
+        report = _test(model)
+        _REPORTS[model] = (state, report)
+        return report
+
+
+def _state(model: Any) -> tuple[Any, ...]:
+    """What a remembered report depends on."""
+    return (model.training, getattr(model, "dtype", None), experts_implementation(model))
+
+
+def experts_implementation(model: Any) -> str | None:
+    """Which of transformers' experts implementations the model uses, if it can choose."""
+    config = getattr(model, "config", None)
+    text = config.get_text_config() if config is not None and hasattr(config, "get_text_config") else config
+    return getattr(text, "_experts_implementation", None)
+
+
+def _test(model: Any) -> Report:
+    _refuse(model)
+    layers = discover(model)
+    if not layers:
+        raise ProbeError(f"{_name(model)} has no mixture-of-experts layers")
+    taps = _run(model, layers)
+    return Report(tuple(_judge(found, taps[found.layer]) for found in layers))
+
+
+def _name(model: Any) -> str:
+    return getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
+
+
+def _refuse(model: Any) -> None:
+    if model.training:
+        raise ProbeError(f"{_name(model)} is in training mode, where routers add noise; call model.eval() first")
+    if hasattr(model, "_orig_mod") or any(m._compiled_call_impl is not None for m in model.modules()):
+        raise ProbeError(f"{_name(model)} is compiled; compiled code ignores hooks: load it without torch.compile")
+
+
+def _run(model: Any, layers: list[MoELayer]) -> dict[int, Tap]:
+    taps, points = {}, []
+    for module, _, found in roots(model, layers):
+        session = Session()
+        points += [Point(module, "before", _open(session)), Point(module, "after", _close(session))]
+        for layer in found:
+            tap = taps[layer.layer] = Tap(Want(router_inputs=True), session, examine=True)
+            points += layer.layout.points(layer.parts, tap) + watch_norms(norms_around(model, layer), tap)
+    with Hooks(points), torch.no_grad():
+        model(**dummy_inputs(model))
+    return taps
+
+
+def _open(session: Session) -> Any:
+    def before(module: Any, args: Any, kwargs: Any) -> None:
+        session.thread = get_ident()
+
+    return before
+
+
+def _close(session: Session) -> Any:
+    def after(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        session.thread = None
+
+    return after
+
+
+def dummy_inputs(model: Any, tokens: int = TOKENS, batch: int = 1) -> dict[str, Any]:
+    """Different ordinary tokens: no padding, no placeholder of an image."""
+    special = set(_special(model.config))
+    vocabulary = model.get_input_embeddings().num_embeddings
+    ordinary = [t for t in range(vocabulary) if t not in special][: 4 * tokens * batch]
+    ids = torch.tensor([ordinary[(3 * i) % len(ordinary)] for i in range(tokens * batch)]).view(batch, tokens)
+    device = model.get_input_embeddings().weight.device
+    ids = ids if device.type == "meta" else ids.to(device)
+    if getattr(model.config, "is_encoder_decoder", False):
+        return {"input_ids": ids, "decoder_input_ids": ids}
+    return {"input_ids": ids}
+
+
+def _special(config: Any) -> Iterator[int]:
+    for part in {id(c): c for c in (config, config.get_text_config())}.values():
+        for name in dir(part):
+            if name.endswith(("_token_id", "_token_index")):
+                value = getattr(part, name, None)
+                yield from value if isinstance(value, (list, tuple)) else [value]  # type: ignore[misc]
+
+
+def _judge(found: MoELayer, tap: Tap) -> LayerReport:
+    kept = {name: values[-1] for name, values in tap.kept.items()}
+    logits, ids, weights = kept.get("logits"), kept.get("experts"), kept.get("weights")
+    words = list(_missing(found, tap, logits, ids))
+    again = recompute(found, logits, ids, weights)
+    words += [again.words] if again.words else []
+    outputs, exact = _compare(kept, words, tap)
+    return LayerReport(
+        replace(found, parameters=again.parameters),
+        _router(found, logits, ids),
+        logits=logits is not None,
+        choice=ids is not None,
+        outputs=outputs,
+        recomputed=again.what,
+        mode=REWRITE if exact and _same_sum(found) else OBSERVE,
+        padded=tap.padded,
+        copy=tap.changed,
+        norm=residual_norm(tap),
+        words=tuple(words),
+    )
+
+
+def _missing(found: MoELayer, tap: Tap, logits: Any, ids: Any) -> Iterator[str]:
+    if found.family is not None and "all" in found.family.limits:
+        yield found.family.limits["all"]
+    if logits is None:
+        yield "its router did not run, or was replaced: no logits"
+    if ids is None:
+        yield "its experts did not run, or were replaced: no ids, no weights, no outputs"
+    elif tap.trouble:
+        yield f"its experts cannot be run one by one ({tap.trouble}): no outputs"
+
+
+def _compare(kept: dict[str, Any], words: list[str], tap: Tap) -> tuple[bool, bool]:
+    """(the weighted sum of the slots is the container's output, bit for bit)."""
+    container, slots = kept.get("container"), kept.get("combined")
+    if container is None or slots is None:
+        return False, False
+    container, slots = container.reshape(slots.shape), slots
+    limit = TOLERANCE.get(container.dtype, 1e-2) * max(1e-6, float(container.abs().max()))
+    worst = float((container.float() - slots.float()).abs().max())
+    if not worst <= limit:
+        words.append(f"weighted expert outputs differ from the experts' sum by {worst:.2g}: no outputs")
+        return False, False
+    return True, bool(torch.equal(container, slots))
+
+
+def _same_sum(found: MoELayer) -> bool:
+    experts = found.parts.experts
+    return getattr(getattr(experts, "config", None), "_experts_implementation", None) in SAME_SUM and hasattr(
+        experts, "has_gate"
+    )
+
+
+def _router(found: MoELayer, logits: Any, ids: Any) -> Router:
+    return Router(
+        layer=found.layer,
+        module=found.module,
+        num_experts=int(logits.shape[-1]) if logits is not None else found.num_experts,
+        top_k=int(ids.shape[-1]) if ids is not None else found.top_k,
+        gating=found.parameters.get("rule", ""),
+        shared_experts=found.shared_experts,
+        stream=found.stream,
+    )
+
+
+__all__ = ["LayerReport", "Recomputed", "Report", "dummy_inputs", "experts_implementation", "self_test"]

@@ -1,0 +1,115 @@
+"""Where the routers of a model are, by structure: never by class or config names, which differ for every family.
+
+A module with a child `experts` and a child `gate` or `router` is a MoE block; a few families look different and say
+so in their own file (`Layout.find`). Vision and audio towers are no language model and are skipped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from probes.families import Family, family_of, layouts
+from probes.families.layout import Layout, Parts
+from probes.families.parameters import gating_parameters, num_experts_of, top_k_of
+
+TOWERS = re.compile(r"^(visual|vision|audio|speech|image)(_(tower|model|encoder|backbone|transformer))?$|_tower$")
+SIDE_STREAMS = ("encoder", "talker", "mtp", "vision", "attention")
+
+
+@dataclass(frozen=True)
+class MoELayer:
+    """One router of a model, with the modules to hook.
+
+    layer       number within a run: the model's own index in the main stream, further on in the others
+    module      dotted name of the router
+    family      its family record, None for an architecture we do not know
+    parameters  what its gating depends on, JSON-able (`gating_parameters`)
+    """
+
+    layer: int
+    index: int
+    stream: str
+    module: str
+    parts: Parts
+    layout: Layout
+    family: Family | None
+    num_experts: int
+    top_k: int
+    parameters: dict[str, Any]
+    shared_experts: int = 0
+
+
+def discover(model: Any) -> list[MoELayer]:
+    """The routed layers of `model`, main stream first, by layer; an empty list for a dense model."""
+    found = [_describe(model, name, parts, layout) for name, parts, layout in _find(model)]
+    return _number(found, model)
+
+
+def _find(model: Any) -> Iterator[tuple[str, Parts, Layout]]:
+    taken: list[str] = []
+    for name, module in model.named_modules():
+        if any(name.startswith(prefix) for prefix in taken) or _in_tower(name):
+            continue
+        for layout in layouts():
+            parts = list(layout.find(module))
+            if parts:
+                taken.append(f"{name}.") if layout.closed else None
+                yield from ((name, part, layout) for part in parts)
+                break
+
+
+def _in_tower(name: str) -> bool:
+    return any(TOWERS.search(word) for word in name.split("."))
+
+
+def _describe(model: Any, name: str, parts: Parts, layout: Layout) -> MoELayer:
+    family = family_of(parts.router)
+    router = next((n for n, m in parts.block.named_modules() if m is parts.router), "")
+    words = [name, parts.path, router]
+    return MoELayer(
+        layer=0,
+        index=_index(name),
+        stream=parts.stream or _stream(name),
+        module=".".join(w for w in words if w),
+        parts=parts,
+        layout=layout,
+        family=family,
+        num_experts=num_experts_of(parts),
+        top_k=top_k_of(parts),
+        parameters=gating_parameters(parts, family),
+        shared_experts=_shared(parts.block),
+    )
+
+
+def _index(name: str) -> int:
+    return next((int(word) for word in name.split(".") if word.isdigit()), 0)
+
+
+def _stream(name: str) -> str:
+    return next((s for s in SIDE_STREAMS if s in name.split(".")), "mlp")
+
+
+def _shared(block: Any) -> int:
+    return int(any(name.startswith("shared") and not name.endswith("gate") for name, _ in block.named_children()))
+
+
+def _number(layers: list[MoELayer], model: Any) -> list[MoELayer]:
+    """The main stream keeps the model's own layer numbers; each further stream goes on after the last layer."""
+    depth = _depth(layers, model)
+    streams = sorted({m.stream for m in layers}, key=lambda s: (s != "mlp", s))
+    numbered = [replace(m, layer=m.index + depth * streams.index(m.stream)) for m in layers]
+    return sorted(numbered, key=lambda m: m.layer)
+
+
+def _depth(layers: list[MoELayer], model: Any) -> int:
+    """How many layers the deepest stack holding routers has, dense ones included."""
+    deepest = 0
+    for found in layers:
+        words = found.module.split(".")
+        at = next((i for i, word in enumerate(words) if word.isdigit()), None)
+        if at is not None:
+            deepest = max(deepest, len(model.get_submodule(".".join(words[:at]))))
+    return deepest

@@ -1,0 +1,169 @@
+"""Every chosen expert's own output, before weighting, out of fused experts: slot expansion.
+
+`experts(hidden [T, H], ids [T, k], weights [T, k])` returns only the weighted sum. Called instead with each chosen
+expert as a row of its own, `experts(hidden repeated k times, ids [T*k, 1], ones)`, it returns the k outputs; weighting
+and summing them gives the same result. This needs no knowledge of weight layouts, biases, clamps or transposition:
+the model's own code runs on as many GEMM rows as before.
+
+With `grouped_mm` and `batched_mm` the reduction is "weight, reshape, sum", so the replaced call ("rewrite") is
+bit-identical. With an eager loop it sums in another order; there the original call stands and the expanded one runs a
+second time ("observe"). The self-test decides, per layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from probes.capture.tap import REWRITE, Tap
+from probes.families.layout import Parts, Point
+
+
+class Call(NamedTuple):
+    """A call of an experts container, and how to write it down again with other values."""
+
+    hidden: torch.Tensor  # [..., H]
+    ids: torch.Tensor  # [T, k]
+    weights: torch.Tensor  # [T, k]
+    swapped: bool  # weights came before ids
+    keys: tuple[str, ...]  # arguments given by name, the last ones
+    rest: tuple[Any, ...]  # what else was given
+
+    @property
+    def rows(self) -> torch.Tensor:
+        return self.hidden.reshape(-1, self.hidden.shape[-1])
+
+    def inputs(self, hidden: Any, ids: Any, weights: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """(args, kwargs) of the same call with these values."""
+        values = (hidden, *((weights, ids) if self.swapped else (ids, weights)), *self.rest)
+        cut = len(values) - len(self.keys)
+        return values[:cut], dict(zip(self.keys, values[cut:], strict=True))
+
+
+def read_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    """Which argument is what: the hidden states come first, ids are the integers."""
+    hidden, second, third, *rest = (*args, *kwargs.values())
+    if second.is_floating_point():
+        return Call(hidden, third, second, True, tuple(kwargs), tuple(rest))
+    return Call(hidden, second, third, False, tuple(kwargs), tuple(rest))
+
+
+def expanded(call: Call, padded: bool = False, rows: slice = slice(None)) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The call with every chosen expert of `rows` as a row of its own, with weight 1."""
+    ids = call.ids[rows]
+    hidden = call.rows[rows].repeat_interleave(ids.shape[1], dim=0)
+    ids, weights = ids.reshape(-1, 1), call.weights.new_ones(ids.numel(), 1)
+    if padded:
+        ids, weights = ids.repeat(1, 2), torch.cat([weights, torch.zeros_like(weights)], dim=1)
+    return call.inputs(hidden, ids, weights)
+
+
+def combined(outputs: torch.Tensor, call: Call) -> torch.Tensor:
+    """Weighted sum of outputs [T, k, H]: the very operations of transformers' grouped and batched implementations."""
+    total = (outputs * call.weights.unsqueeze(-1)).sum(dim=1).to(call.hidden.dtype)
+    return total.reshape(*call.hidden.shape[:-1], total.shape[-1])
+
+
+def expert_points(parts: Parts, tap: Tap) -> list[Point]:
+    """Hooks on the experts container for the ids and weights, and for the outputs when they are wanted."""
+    if tap.examine:
+        return [Point(parts.experts, "after", _examine(tap))]
+    if not tap.want.slots:
+        return [Point(parts.experts, "after", _watch(tap))]
+    if tap.mode == REWRITE:
+        return _rewrite(parts, tap)
+    return [Point(parts.experts, "after", _observe(tap))]
+
+
+def _watch(tap: Tap) -> Callable[..., None]:
+    # After the call rather than before it: then its arguments are what the experts received, whoever edited them.
+    def after(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        if tap.live:
+            call = read_call(args, kwargs)
+            tap.keep_choice(call.ids, call.weights)
+
+    return after
+
+
+def _rewrite(parts: Parts, tap: Tap) -> list[Point]:
+    pending: list[Call] = []
+
+    def before(module: Any, args: Any, kwargs: Any) -> Any:
+        pending.clear()
+        call = read_call(args, kwargs)
+        if not tap.live or len(pieces(call, tap.max_bytes)) > 1:
+            return None
+        pending.append(call)
+        return expanded(call, tap.padded)
+
+    observe = _observe(tap)
+
+    def after(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+        if not pending:
+            return observe(module, args, kwargs, output)
+        call = pending.pop()
+        outputs = output.view(*call.ids.shape, output.shape[-1])
+        _keep(tap, call, outputs)
+        return combined(outputs, call)
+
+    return [Point(parts.experts, "before", before), Point(parts.experts, "after", after)]
+
+
+def _keep(tap: Tap, call: Call, outputs: torch.Tensor) -> None:
+    tap.keep_choice(call.ids, call.weights)
+    tap.keep_input(call.rows)
+    tap.keep_slots(outputs, call.ids)
+
+
+def _observe(tap: Tap) -> Callable[..., None]:
+    def after(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        if not tap.live:
+            return
+        call = read_call(args, kwargs)
+        tap.keep_choice(call.ids, call.weights)
+        tap.keep_input(call.rows)
+        for start, outputs in run_expanded(module, call, tap.padded, tap.max_bytes):
+            tap.keep_slots(outputs, call.ids[start : start + len(outputs)], start)
+
+    return after
+
+
+def _examine(tap: Tap) -> Callable[..., None]:
+    """For the self-test: what the container returned, and what slot expansion makes of the same call."""
+
+    def after(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        if not tap.live:
+            return
+        call = read_call(args, kwargs)
+        tap.keep_choice(call.ids, call.weights)
+        tap.put("container", output)
+        tap.put("experts_input", call.hidden)
+        for tap.padded in (False, True):
+            try:
+                outputs = torch.cat([out for _, out in run_expanded(module, call, tap.padded, tap.max_bytes)])
+            except Exception as error:  # noqa: BLE001 - whatever a container objects to, it is a finding, not a failure
+                tap.trouble = f"{type(error).__name__}: {error}"
+                continue
+            tap.trouble = ""
+            tap.put("combined", combined(outputs, call))
+            return
+
+    return after
+
+
+def run_expanded(module: Any, call: Call, padded: bool, max_bytes: int) -> Iterator[tuple[int, torch.Tensor]]:
+    """(first row, outputs [t, k, H]) piece by piece, by `forward` so that nobody's hooks see this second run."""
+    with torch.no_grad():
+        for rows in pieces(call, max_bytes):
+            args, kwargs = expanded(call, padded, rows)
+            outputs = module.forward(*args, **kwargs)
+            yield rows.start, outputs.reshape(*call.ids[rows].shape, outputs.shape[-1])
+
+
+def pieces(call: Call, max_bytes: int) -> list[slice]:
+    """Row ranges whose expanded input stays below `max_bytes`."""
+    tokens, top_k = call.ids.shape
+    at_once = max(1, max_bytes // max(1, top_k * call.hidden.shape[-1] * call.hidden.element_size()))
+    return [slice(start, min(start + at_once, tokens)) for start in range(0, max(tokens, 1), at_once)]

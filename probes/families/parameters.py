@@ -1,0 +1,106 @@
+"""Gating parameters: the numbers a choice depends on besides the logits, read from the router module itself.
+
+Reading them at attach, and not from a config, makes the recomputed choice right on real checkpoints whatever their
+config calls things. The result is a plain dict that goes into the provenance of a run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from probes.families.layout import Parts
+
+if TYPE_CHECKING:
+    from probes.families.base import Family
+
+# parameter -> attributes it may be called, on the router; a scaling found on the block is applied after the experts
+# and therefore no part of the weights they receive.
+ON_ROUTER = {
+    "top_k": ("top_k", "topk", "moe_topk", "config.top_k_experts"),
+    "normalise": ("norm_topk_prob",),
+    "normalise_eps": ("norm_topk_prob_eps",),
+    "scaling": ("routed_scaling_factor", "route_scale", "router_scaling_factor"),
+    "groups": ("num_group", "n_group"),
+    "topk_group": ("topk_group",),
+    "method": ("topk_method",),
+    "weigh": ("expert_selection_fn",),
+    "score": ("config.scoring_func",),
+    "minimum": ("norm_min",),
+    "jitter": ("router_jitter_noise",),
+    "capacity": ("expert_capacity",),
+}
+ON_BLOCK = {"top_k": ("top_k",), "norm_p": ("moe_normalize_expert_weights",)}
+VECTORS = {
+    "bias": ("e_score_correction_bias", "expert_bias", "balancing_biases", "moe_statics.e_score_correction_bias"),
+    "expert_scale": ("per_expert_scale",),
+    "global_scale": ("global_scale",),
+}
+
+
+def gating_parameters(parts: Parts, family: Family | None) -> dict[str, Any]:
+    """What the rule of this layer needs, JSON-able. Attributes of the modules override the family's own settings."""
+    parameters: dict[str, Any] = {}
+    if family is not None:
+        parameters |= {"rule": family.rule.name, **family.rule.defaults, **family.gating}
+    for where, names in ((parts.block, ON_BLOCK), (parts.router, ON_ROUTER)):
+        for key, attributes in names.items():
+            parameters |= _first(where, key, attributes)
+    for key, attributes in VECTORS.items():
+        for where in (parts.block, parts.router):
+            parameters |= _vector(where, key, attributes)
+    return parameters
+
+
+def _first(module: Any, key: str, attributes: tuple[str, ...]) -> dict[str, Any]:
+    for attribute in attributes:
+        value = _get(module, attribute)
+        if isinstance(value, (bool, int, float, str)):
+            return {key: value}
+    return {}
+
+
+def _vector(module: Any, key: str, attributes: tuple[str, ...]) -> dict[str, Any]:
+    """Values and dtype: which dtype a bias has decides how the scores are rounded when it is added."""
+    for attribute in attributes:
+        value = materialised(module, attribute)
+        if value is not None:
+            return {key: {"values": value.detach().float().flatten().tolist(), "dtype": str(value.dtype)[6:]}}
+    return {}
+
+
+def _get(module: Any, attribute: str) -> Any:
+    for word in attribute.split("."):
+        module = getattr(module, word, None)
+    return module
+
+
+def materialised(module: Any, attribute: str) -> Any:
+    """The tensor called `attribute`; its real values also where accelerate keeps them off the module (on "meta")."""
+    *path, name = attribute.split(".")
+    owner = _get(module, ".".join(path)) if path else module
+    value = getattr(owner, name, None)
+    if value is None or not hasattr(value, "is_floating_point"):
+        return None
+    if value.device.type != "meta":
+        return value
+    weights = getattr(getattr(owner, "_hf_hook", None), "weights_map", None)
+    return weights[name] if weights is not None and name in list(weights) else None
+
+
+def num_experts_of(parts: Parts) -> int:
+    """Experts that can be chosen, as far as the modules say; the logits' last axis has the last word."""
+    for module in (parts.router, parts.experts, parts.block):
+        for name in ("n_routed_experts", "num_experts", "n_experts"):
+            value = getattr(module, name, None)
+            if isinstance(value, int):
+                return value
+    return len(list(parts.experts.children())) if parts.experts is not None else 0
+
+
+def top_k_of(parts: Parts) -> int:
+    """Experts per token, as far as the modules say; the ids' last axis has the last word."""
+    for module, names in ((parts.router, ON_ROUTER["top_k"]), (parts.block, ON_BLOCK["top_k"])):
+        found = _first(module, "k", names)
+        if found:
+            return int(found["k"])
+    return 0
