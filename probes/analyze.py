@@ -1,6 +1,6 @@
 """Ask a metric of a trace: stream its routing through `count`, or start from the sums stored with it.
 
->>> analyze("trace.duckdb", "load", by="label", ci=True)        # doctest: +SKIP
+analyze("trace.duckdb", "load", by="label", ci=True)
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from probes.errors import ProbeError, UsageError
 from probes.metrics import get
 from probes.metrics.chunk import About
+from probes.metrics.function import SCORES
 from probes.metrics.registry import Column, Metric
 from probes.metrics.run import run
 from probes.routing import RoutingArrays
@@ -194,6 +195,9 @@ def _about(rows: Any, run_row: Mapping[str, Any]) -> About:
 
 
 def _score_rule(gating: str) -> str:
+    stated = gating.partition(":")[0].strip()
+    if stated in SCORES:
+        return stated
     return next((rule for rule in ("sqrtsoftplus", "sigmoid") if rule in gating), "softmax")
 
 

@@ -112,8 +112,8 @@ def routing_arrays(
     sequence = np.zeros(len(ids), np.int64) if sequence_id is None else np.asarray(sequence_id)
     if num_experts is None:
         raise ProbeError("num_experts is needed: the ids alone do not say how many experts there are")
-    arrays = {name: _shaped(name, value, ids, num_experts) for name, value in floats.items() if value is not None}
     _check_ids(ids, sequence, num_experts)
+    arrays = {name: _shaped(name, value, ids, num_experts) for name, value in floats.items() if value is not None}
     codes, names = _labels(label, tuple(label_names), sequence)
     own = np.arange(ids.shape[1]) if layers is None else np.asarray(layers)
     if len(own) != ids.shape[1]:

@@ -153,7 +153,10 @@ class Metric:
 def discover() -> dict[str, Metric]:
     """Every metric of this package by name: each module with a `METRIC` is one."""
     package = importlib.import_module("probes.metrics")
-    modules = (importlib.import_module(f"probes.metrics.{m.name}") for m in pkgutil.iter_modules(package.__path__))
+    names = (
+        m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "document"
+    )  # which is run as a program
+    modules = (importlib.import_module(f"probes.metrics.{name}") for name in names)
     found = (m.METRIC for m in modules if hasattr(m, "METRIC"))
     return {metric.name: metric for metric in sorted(found, key=lambda m: m.name)}
 
