@@ -145,7 +145,7 @@ def _turn_page(first: int, shown: int, total: int, first_position: int, last_pos
         back, on = partial(state.write, token=first_position - WINDOW), partial(state.write, token=last_position + 1)
         st.button("Earlier", icon=":material/chevron_left:", disabled=first == 0, on_click=back)
         st.button("Later", icon=":material/chevron_right:", disabled=first + shown >= total, on_click=on)
-        st.caption(f"tokens {count(first + 1)} to {count(first + shown)} of {count(total)}")
+        ui.quiet(f"tokens {count(first + 1)} to {count(first + shown)} of {count(total)}")
 
 
 def _one_token(here: Here, sequence: int, window: pd.DataFrame, selected: int | None, total: int) -> None:
