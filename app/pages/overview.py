@@ -66,9 +66,7 @@ def _findings(here: Here) -> None:
 def _found(trace: data.TraceFile, run_id: int) -> list[Any]:
     if importlib.util.find_spec("probes.findings") is None:
         return []
-    from store.trace import open_trace
-
-    return list(importlib.import_module("probes.findings").findings(open_trace(trace.path), run_id))
+    return list(importlib.import_module("probes.findings").findings(data.open_file(trace), run_id))
 
 
 def _tiles(here: Here) -> None:
