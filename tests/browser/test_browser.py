@@ -105,16 +105,20 @@ def test_hostile_tokens_make_no_element_and_no_request(page, server):
     assert page.title() != "owned"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_both_themes_reach_text_and_charts(browser, server, scheme):
-    context = browser.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900})
-    page = context.new_page()
+def grounds(page):
+    """The colour behind the page and behind the first chart."""
+    look = "selector => getComputedStyle(document.querySelector(selector)).backgroundColor"
+    return [page.evaluate(look, selector) for selector in (".stApp", ".js-plotly-plot .main-svg")]
+
+
+def test_both_themes_reach_text_and_charts(page, server):
+    """Dark from the start, and light as soon as the reader's system changes."""
+    page.emulate_media(color_scheme="dark")
     page.goto(server.address)
     page.wait_for_selector(".js-plotly-plot .heatmaplayer image")
-    ground = page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
-    paper = page.evaluate("getComputedStyle(document.querySelector('.js-plotly-plot .main-svg')).backgroundColor")
-    context.close()
-    assert ground == paper == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(16, 20, 27)")
+    assert grounds(page) == ["rgb(16, 20, 27)"] * 2
+    page.emulate_media(color_scheme="light")
+    wait_until(lambda: grounds(page) == ["rgb(255, 255, 255)"] * 2)
 
 
 def test_nothing_is_cut_off_at_laptop_width(page, server):
