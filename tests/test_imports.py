@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAVY = set("torch transformers umap plotly streamlit pandas duckdb sklearn scipy numba pyarrow".split())
+HEAVY = {"torch", "transformers", "umap", "plotly", "streamlit", "pandas"} | {
+    "duckdb",
+    "sklearn",
+    "scipy",
+    "numba",
+    "pyarrow",
+}
 
 
 def files(package):

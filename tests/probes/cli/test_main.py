@@ -24,7 +24,7 @@ def test_every_command_has_help_with_an_example(name, capsys):
 
 
 def test_help_is_cheap():
-    """The heavy libraries are imported by the commands that need them: measured in CPU time, with room for a slow machine."""
+    """The heavy libraries are imported by the commands that need them. The bound leaves room for a slow machine."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = probe("--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
