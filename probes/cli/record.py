@@ -64,7 +64,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from probes.record import record
+    from probes.recording.record import record
     from probes.recording.estimate import dry_run
 
     options = _options(args)
