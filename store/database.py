@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -24,13 +25,14 @@ from store.errors import TraceError
 HERE = Path(__file__).parent
 READ_WAIT = 60.0
 WRITE_WAIT = 300.0
-# A DuckDB row group is 122,880 rows unless told otherwise. At each checkpoint DuckDB merges neighbours that fit into one
-# group less, which with a few groups per flush rewrote earlier flushes again and again (0.25 against 0.54 million rows/s,
-# a fifth of the file holes). With small groups a flush is several full ones and a rest, and nothing is merged.
+# A DuckDB row group is 122,880 rows unless told otherwise. At each checkpoint DuckDB merges neighbours that fit into
+# one group less, which with a few groups per flush rewrote earlier flushes again and again (0.25 against 0.54 million
+# rows/s, a fifth of the file holes). With small groups a flush is several full ones and a rest: nothing is merged.
 ROW_GROUP = 20_480
 BLOCK = 65_536  # a quarter of the default: a small trace is then 1.5 MB less, a large one no larger
 _LOCKED = ("could not set lock", "conflicting lock", "different configuration", "already attached")
 _FULL = ("no space left", "disk quota", "file too large", "could not write", "write failed", "out of disk")
+Error = duckdb.Error
 T = TypeVar("T")
 
 
@@ -120,8 +122,8 @@ def explain(error: Exception, path: object) -> TraceError:
 def schema_version(con: Any, path: object) -> int:
     """The schema's version; TraceError when the file is a database of another program."""
     found = con.execute(
-        "SELECT count(*) FROM duckdb_columns() WHERE database_name = 'trace' AND schema_name = 'raw' AND table_name = 'migrations' "
-        "AND column_name IN ('version', 'name', 'applied_at')"
+        "SELECT count(*) FROM duckdb_columns() WHERE database_name = 'trace' AND schema_name = 'raw' "
+        "AND table_name = 'migrations' AND column_name IN ('version', 'name', 'applied_at')"
     ).fetchall()
     if found[0][0] != 3:
         raise TraceError(f"{path}: not a trace (a DuckDB database of another program)")
@@ -131,7 +133,8 @@ def schema_version(con: Any, path: object) -> int:
 def check_version(version: int, path: object) -> None:
     if version > latest_version():
         raise TraceError(
-            f"{path}: made by a newer version of this program (schema {version}, known up to {latest_version()}); upgrade"
+            f"{path}: made by a newer version of this program (schema {version}, this one knows {latest_version()}); "
+            "upgrade it"
         )
 
 
@@ -152,6 +155,38 @@ def migrate(con: Any, path: object, upto: int | None = None) -> None:
             with transaction(con):
                 con.execute((HERE / "migrations" / name).read_text(encoding="utf-8"))
                 _record(con, version, name)
+
+
+def memory() -> Any:
+    """An empty trace in memory, without its views (see `views_sql`): what shards are put behind."""
+    con = duckdb.connect(config={"threads": 1})
+    con.execute("ATTACH ':memory:' AS trace")
+    con.execute("USE trace")
+    tables = [text for text in _statements() if not _about_views(text)]
+    with transaction(con):
+        con.execute(";".join(tables))
+        for version, name in migrations():
+            _record(con, version, name)
+    return con
+
+
+def views_sql() -> str:
+    """The part of the schema that makes macros and views."""
+    return ";".join(text for text in _statements() if _about_views(text))
+
+
+@cache
+def _statements() -> tuple[str, ...]:
+    return tuple(s.query for s in duckdb.extract_statements((HERE / "schema.sql").read_text(encoding="utf-8")))
+
+
+def _about_views(text: str) -> bool:
+    """Whether a statement of the schema makes, or comments, a macro or a view (comments on tables are left out)."""
+    words = re.sub(r"--[^\n]*", "", text).split()
+    what = words[2 if words[0] == "COMMENT" else 1]
+    if what == "COLUMN":
+        return not words[3].startswith("raw.") or words[3].startswith("raw.logits.")
+    return what in ("MACRO", "VIEW")
 
 
 def create_file(path: Path) -> None:
@@ -213,10 +248,8 @@ def transaction(con: Any) -> Iterator[None]:
 
 
 def _quietly(action: Callable[[], Any]) -> None:
-    try:
+    with suppress(duckdb.Error):  # the first error is the one to tell
         action()
-    except duckdb.Error:
-        pass  # the first error is the one to tell
 
 
 @contextmanager
