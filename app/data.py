@@ -38,24 +38,24 @@ def identify(path: str) -> TraceFile:
     return TraceFile(path, max(s.st_mtime_ns for s in stats), sum(s.st_size for s in stats))
 
 
-@st.cache_data(show_spinner=False, max_entries=8)
+@st.cache_data(show_spinner=False, max_entries=8, ttl=10)  # a recorder that died leaves the file as it was
 def runs(trace: TraceFile) -> pd.DataFrame:
     """The runs of a trace, newest first. Raises store's TraceError for what is no trace."""
-    frame = _open(trace).runs()
+    frame = open_file(trace).runs()
     return frame.sort_values("run_id", ascending=False, ignore_index=True)
 
 
 @st.cache_data(show_spinner=False, max_entries=32)
 def layers(trace: TraceFile, run_id: int) -> pd.DataFrame:
     """The MoE layers of a run: layer, module, num_experts, top_k, gating, shared_experts."""
-    frame = pd.DataFrame(_open(trace).layers(run_id))
+    frame = pd.DataFrame(open_file(trace).layers(run_id))
     return frame[frame["is_moe"].astype(bool)].sort_values("layer", ignore_index=True)
 
 
 @st.cache_data(show_spinner=False, max_entries=512)
 def ask(trace: TraceFile, question: str, *values: Any) -> Any:
     """The answer of `store.page_queries.<question>(trace, *values)`."""
-    return getattr(page_queries, question)(_open(trace), *values)
+    return getattr(page_queries, question)(open_file(trace), *values)
 
 
 @st.cache_data(show_spinner=False, max_entries=32)
@@ -77,7 +77,9 @@ def load(trace: TraceFile, run_id: int) -> pd.DataFrame:
     return frame
 
 
-def _open(trace: TraceFile) -> Any:
+@st.cache_resource(show_spinner=False, max_entries=8)
+def open_file(trace: TraceFile) -> Any:
+    """The trace, checked once per state of the file; it holds no connection, so nothing is kept from a recording."""
     from store.trace import open_trace
 
     return open_trace(trace.path)

@@ -12,6 +12,7 @@ import streamlit as st
 from app import data, state, ui
 from app.formats import count, date
 from app.pages import SECTIONS, Here, Page, discover
+from app.theme_watch import watch_theme
 from store.errors import TraceError
 
 PICTURES = Path(__file__).parent / "components"
@@ -40,6 +41,8 @@ def _shown(page: Page, render: Callable[[Here], None]) -> Callable[[], None]:
             render(here)
             if here.recording:
                 _watch(here.trace)
+        with st.sidebar:
+            watch_theme()
 
     return draw
 

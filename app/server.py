@@ -49,7 +49,7 @@ def command(traces: Sequence[str], host: str, port: int) -> list[str]:
     options = [f"--{name}={value}" for name, value in settings(host, port).items()]
     options += [f"--server.allowedHosts={name}" for name in allowed_hosts(host)]
     files = [str(Path(trace).resolve()) for trace in traces]
-    return [sys.executable, "-P", "-m", "streamlit", "run", str(SCRIPT), *options, "--", *files]
+    return [sys.executable, "-P", "-m", "app.launch", "run", str(SCRIPT), *options, "--", *files]
 
 
 def settings(host: str, port: int) -> dict[str, str]:

@@ -93,6 +93,11 @@ def definition(entries: Sequence[tuple[str, str]]) -> None:
     st.html(f'<div class="rw-definition">{parts}</div>')
 
 
+def quiet(text: str) -> None:
+    """A small line beside a control."""
+    st.html(f'<span class="rw-quiet">{escape(text)}</span>')
+
+
 def note(text: str) -> None:
     """A quiet remark in the place of something that is not there."""
     st.html(f'<div class="rw-note">{escape(text)}</div>')

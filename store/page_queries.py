@@ -113,13 +113,11 @@ def tokens(trace: Any, run_id: int, sequence_id: int, layer: int, first: int, mo
     )
 
 
-def position_index(trace: Any, run_id: int, sequence_id: int, position: int) -> int:
-    """How many tokens of the sequence stand before `position`: the place of a token within its pages."""
-    frame = trace.sql(
-        "SELECT count(*) AS n FROM tokens WHERE run_id = ? AND sequence_id = ? AND position < ?",
-        [run_id, sequence_id, position],
+def positions(trace: Any, run_id: int, sequence_id: int) -> pd.DataFrame:
+    """position of every token of the sequence, in order."""
+    return trace.sql(
+        "SELECT position FROM tokens WHERE run_id = ? AND sequence_id = ? ORDER BY position", [run_id, sequence_id]
     )
-    return int(frame["n"].iloc[0])
 
 
 def token_layers(trace: Any, run_id: int, sequence_id: int, position: int) -> pd.DataFrame:

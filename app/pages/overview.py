@@ -16,15 +16,16 @@ from app.intervals import FEWEST
 from app.pages import Here, Page
 
 PAGE = Page(name="overview", title="Overview", icon=":material/dashboard:", section="Look", order=0)
-SAMPLED = 256  # sequences read for the intervals of the balance: enough to know the spread, read in a blink
+SAMPLED = 128  # sequences read for the width of the intervals: enough to know the spread, read in a blink
 
 
 def render(here: Here) -> None:
     _heading(here)
-    _findings(here)
-    _tiles(here)
     load = data.load(here.trace, here.run_id)
-    if not load["count"].sum():
+    if load["count"].any():
+        _findings(here)
+    _tiles(here)
+    if not load["count"].any():
         ui.note(
             "No routing has been recorded yet. The page fills by itself while the recording goes on."
             if here.recording
@@ -65,9 +66,7 @@ def _findings(here: Here) -> None:
 def _found(trace: data.TraceFile, run_id: int) -> list[Any]:
     if importlib.util.find_spec("probes.findings") is None:
         return []
-    from store.trace import open_trace
-
-    return list(importlib.import_module("probes.findings").findings(open_trace(trace.path), run_id))
+    return list(importlib.import_module("probes.findings").findings(data.open_file(trace), run_id))
 
 
 def _tiles(here: Here) -> None:

@@ -19,7 +19,7 @@ from app.token_text import visible
 PAGE = Page(name="tokens", title="Tokens", icon=":material/text_fields:", section="Look", order=1)
 WINDOW = 600  # tokens drawn at once; the arrow keys and the buttons go on to the next ones
 NARROW = 4  # experts per token up to which the table leaves room for a chart beside it
-FOUND = 200  # sequences offered at once; the search finds the others
+FOUND = 100  # sequences offered at once; the search finds the others
 
 
 def render(here: Here) -> None:
@@ -80,7 +80,7 @@ def _nothing_found(here: Here, words: str, label: str | None) -> None:
 
 def _sequence_name(row: dict[str, Any]) -> str:
     label = f"{row['label']} · " if _given(row["label"]) else ""
-    beginning = visible(row["beginning"])[:70].replace("␣", " ") if _given(row["beginning"]) else "text not kept"
+    beginning = visible(row["beginning"][:70]).replace("␣", " ") if _given(row["beginning"]) else "text not kept"
     return f"{row['sequence_id']} · {label}{count(row['n_tokens'])} tokens · {beginning}"
 
 
@@ -131,7 +131,8 @@ def _strip_and_token(here: Here, sequence: dict[str, Any], layer: int, by: str, 
 def _first_of_window(here: Here, sequence: int, selected: int | None) -> int:
     if not selected or selected < 0:
         return 0
-    return data.ask(here.trace, "position_index", here.run_id, sequence, selected) // WINDOW * WINDOW
+    positions = data.ask(here.trace, "positions", here.run_id, sequence)["position"]
+    return int(positions.searchsorted(min(selected, positions.max()))) // WINDOW * WINDOW if len(positions) else 0
 
 
 def _outside(window: pd.DataFrame, first: int, total: int) -> tuple[int | None, int | None]:
@@ -145,7 +146,7 @@ def _turn_page(first: int, shown: int, total: int, first_position: int, last_pos
         back, on = partial(state.write, token=first_position - WINDOW), partial(state.write, token=last_position + 1)
         st.button("Earlier", icon=":material/chevron_left:", disabled=first == 0, on_click=back)
         st.button("Later", icon=":material/chevron_right:", disabled=first + shown >= total, on_click=on)
-        st.caption(f"tokens {count(first + 1)} to {count(first + shown)} of {count(total)}")
+        ui.quiet(f"tokens {count(first + 1)} to {count(first + shown)} of {count(total)}")
 
 
 def _one_token(here: Here, sequence: int, window: pd.DataFrame, selected: int | None, total: int) -> None:

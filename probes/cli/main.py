@@ -32,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
 
     words: Sequence[str] = ()
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]
+    def parse_known_args(self, args=None, namespace=None):
         self.words = list(args or ())
         return super().parse_known_args(args, namespace)
 
