@@ -5,6 +5,7 @@ analyze("trace.duckdb", "load", by="label", ci=True)
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ import numpy as np
 
 from probes.errors import ProbeError, UsageError
 from probes.metrics import get
-from probes.metrics.chunk import About
+from probes.metrics.chunk import About, PairedArrays
 from probes.metrics.function import SCORES
 from probes.metrics.registry import Column, Metric
 from probes.metrics.run import run
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "json", "csv", "markdown")
 CHUNK_BYTES = 96 * 2**20
+MOST_ROWS = 1_000_000
 PER_LAYER = ("experts", "weights", "logits", "output_norm", "output_absmax")
 PER_TOKEN = ("token_id", "predicted_id", "token", "label")
 COMMON_COLUMNS = (
@@ -36,22 +38,32 @@ COMMON_COLUMNS = (
 
 
 def analyze(
-    trace: Any, metric: str, run_id: int | None = None, layers: Any = None, by: str | None = None, **params: Any
+    trace: Any,
+    metric: str,
+    run_id: int | None = None,
+    layers: Any = None,
+    by: str | None = None,
+    **params: Any,
 ) -> pd.DataFrame:
     """The table of one metric over one run of a trace (a path or an open trace).
 
     layers: the model's own indices, as a sequence or as text ("0-7,12"). by: what to group by ("label"). params: the
-    metric's own options, and ci, resamples, seed. Raises UsageError for a wrong name or value, ProbeError where the
-    trace lacks what the metric needs. `attrs` of the result hold metric, params, run_id and columns.
+    metric's own options; ci, resamples, seed; for a metric that compares two runs against (a run id) and against_trace.
+    Raises UsageError for a wrong name or value, ProbeError where the trace lacks what the metric needs. `attrs` of the
+    result hold metric, params, run_id and columns.
     """
     declared = get(metric)
     common: dict[str, Any] = {name: params.pop(name) for name in ("ci", "resamples", "seed") if name in params}
+    pair = {name: params.pop(name, None) for name in ("against", "against_trace") if declared.paired}
     options = declared.checked(params)
-    source = TraceSource(_opened(trace), run_id, layers)
+    opened = _opened(trace)
+    source = TraceSource(opened, run_id, layers)
+    if declared.paired:
+        source = PairedSource(source, _second(opened, source, **pair))
     frame = run(declared, source, options, by=by, **common)
     frame.attrs = {
         "metric": declared.name,
-        "params": _params(options, by, layers, common),
+        "params": _params(options, {"by": by, "layers": layers, **pair}, common),
         "run_id": source.run_id,
         "columns": [_described(declared, name) for name in frame.columns],
     }
@@ -66,8 +78,8 @@ def _opened(trace: Any) -> Any:
     return open_trace(trace)
 
 
-def _params(options: Mapping[str, Any], by: str | None, layers: Any, common: Mapping[str, Any]) -> dict[str, Any]:
-    said = {"by": by, "layers": None if layers is None else layers_of(layers), **common}
+def _params(options: Mapping[str, Any], where: dict[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
+    said = {**where, "layers": None if where["layers"] is None else layers_of(where["layers"]), **common}
     return {**options, **{name: value for name, value in said.items() if value not in (None, False)}}
 
 
@@ -125,7 +137,7 @@ class TraceSource:
         """(token, layer) rows per chunk."""
         width = {"logits": 4 * self.about.num_experts, "experts": 2 * self.about.top_k}
         per_layer = sum(width.get(name, 4 * self.about.top_k) for name in columns)
-        return max(4096, CHUNK_BYTES // max(1, per_layer))
+        return min(MOST_ROWS, max(4096, CHUNK_BYTES // max(1, per_layer)))
 
     def _arrays(self, chunk: Mapping[str, Any]) -> RoutingArrays:
         found = {name: chunk.get(name) for name in (*PER_LAYER[1:], *PER_TOKEN)}
@@ -144,18 +156,58 @@ class TraceSource:
         stored = self.trace.aggregates(self.run_id)
         if not stored:
             return None
-        return {"seen": self._seen()} | {name: self._chosen(value) for name, value in stored.items()}
-
-    def _seen(self) -> np.ndarray:
-        """[G] positions of each label, those without routing included; last: of sequences without a label."""
-        sql = "SELECT label, sum(n_tokens) AS n FROM sequences WHERE run_id = ? GROUP BY label"
-        found = self.trace.sql(sql, [self.run_id])
-        by_name = dict(zip(found["label"].tolist(), found["n"].tolist(), strict=True))
-        named = [int(by_name.pop(name, 0)) for name in self.label_names]
-        return np.array([*named, int(sum(by_name.values()))], np.int64)
+        # Every position has a row in every layer, with or without routing.
+        seen = (stored["tokens"] + stored["missing"]).max(axis=0)
+        return {name: self._chosen(value) for name, value in stored.items()} | {"seen": seen}
 
     def _chosen(self, value: Any) -> Any:
         return value[self._position] if not self._all and isinstance(value, np.ndarray) and value.ndim > 1 else value
+
+
+def _second(trace: Any, first: TraceSource, against: int | None, against_trace: Any) -> TraceSource:
+    """The run to compare with: it has the same layers, experts and k, or the comparison makes no sense."""
+    if against is None and against_trace is None:
+        raise UsageError("this compares two runs: give --against RUN (or --against-trace TRACE)")
+    other = TraceSource(trace if against_trace is None else _opened(against_trace), against, first.about.layers)
+    a, b = first.about, other.about
+    if (a.num_experts, a.top_k) != (b.num_experts, b.top_k):
+        shapes = f"{a.top_k} of {a.num_experts} experts against {b.top_k} of {b.num_experts}"
+        raise ProbeError(f"the runs are of different models: {shapes}")
+    return other
+
+
+class PairedSource(TraceSource):
+    """Two runs of the same tokens, read side by side, some whole sequences at a time."""
+
+    def __init__(self, first: TraceSource, other: TraceSource) -> None:
+        self.__dict__.update(first.__dict__)
+        self.other = other
+
+    def chunks(self, needs: tuple[str, ...]) -> Iterator[RoutingArrays]:
+        """The first run's chunks, each with what the other run chose for the same tokens."""
+        own = tuple(name for name in needs if not name.startswith("other_"))
+        logits = ("logits?",) if "other_logits?" in needs else ()
+        for arrays in super().chunks((*own, "token_id?")):
+            wanted = np.unique(arrays.sequence_id).tolist()
+            columns = ("experts", *(name.rstrip("?") for name in logits))
+            layers = [int(x) for x in self.about.layers]
+            where = {"layers": layers, "columns": columns, "sequences": wanted, "max_rows": 2**62}
+            parts = list(self.other.trace.chunks(self.other.run_id, **where))
+            other = {name: np.concatenate([p[name] for p in parts]) for name in (*columns, "sequence_id", "token_id")}
+            self._same_tokens(arrays, other)
+            fields = {f.name: getattr(arrays, f.name) for f in dataclasses.fields(arrays)}
+            yield PairedArrays(**fields, other_experts=other["experts"], other_logits=other.get("logits"))
+
+    def _same_tokens(self, arrays: RoutingArrays, other: Mapping[str, np.ndarray]) -> None:
+        same = np.array_equal(arrays.sequence_id, other["sequence_id"])
+        if same and arrays.token_id is not None:
+            same = np.array_equal(arrays.token_id, other["token_id"])
+        if not same:
+            first = int(arrays.sequence_id[0])
+            raise ProbeError(
+                f"runs {self.run_id} and {self.other.run_id} are not of the same tokens (from sequence {first} on): "
+                "record the same prompts with the same tokenizer"
+            )
 
 
 def _has_values(values: Any) -> bool:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
 from probes.errors import ProbeError
 from probes.routing import RoutingArrays
+
+
+@dataclass(frozen=True)
+class PairedArrays(RoutingArrays):
+    """The same tokens in two runs: what the second one chose, and its logits where there are any."""
+
+    other_experts: np.ndarray | None = None
+    other_logits: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -131,13 +139,10 @@ def by_group(values: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray
     return out
 
 
-_PER_TOKEN = (
-    "experts sequence_id weights logits output_norm output_absmax token_id predicted_id token label".split()  # noqa: SIM905
-)
+_WHOLE = ("layers", "num_experts", "label_names")
 
 
 def cut(arrays: RoutingArrays, a: int, b: int) -> RoutingArrays:
     """The tokens a..b."""
-    parts = {name: getattr(arrays, name) for name in _PER_TOKEN}
-    cut = {name: None if v is None else v[a:b] for name, v in parts.items()}
-    return RoutingArrays(**cut, layers=arrays.layers, num_experts=arrays.num_experts, label_names=arrays.label_names)  # type: ignore[arg-type]
+    per_token = {f.name: getattr(arrays, f.name) for f in fields(arrays) if f.name not in _WHOLE}
+    return replace(arrays, **{name: value[a:b] for name, value in per_token.items() if value is not None})

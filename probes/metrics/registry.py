@@ -103,6 +103,7 @@ class Metric:
     second      (counts, options, about) -> options of a second pass over the trace, or None
     cells       (options, about) -> how many numbers `count` makes per group, where they are many
     draws       (sums, groups, options, about) -> [resamples, rows], where `estimate` of each would be too slow
+    paired      compares two runs of the same tokens (`--against RUN`; `other_experts` in Python)
     value       the column `estimate` computes
     laws        names of laws (see laws.py) it obeys;  ends: values it must take on uniform and one-hot routing
     """
@@ -126,6 +127,7 @@ class Metric:
     check: Callable[[Options, Any], None] | None = None
     cells: Callable[[Options, Any], int] | None = None
     draws: Callable[..., Any] | None = None
+    paired: bool = False
     value: str = ""
     laws: tuple[str, ...] = ()
     ends: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

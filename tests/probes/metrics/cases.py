@@ -7,18 +7,10 @@ from typing import Any
 import numpy as np
 
 Case = dict[str, Any]
-PER_TOKEN = [
-    "experts",
-    "sequence_id",
-    "weights",
-    "logits",
-    "output_norm",
-    "output_absmax",
-    "token_id",
-    "predicted_id",
-    "token",
-    "label",
-]
+PER_TOKEN = {
+    *("experts", "sequence_id", "weights", "logits", "output_norm", "output_absmax", "token_id", "predicted_id"),
+    *("token", "label", "other_experts", "other_logits"),
+}
 
 # Options without which a metric makes no sense, or that make a small case interesting.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -60,6 +52,8 @@ def random_case(seed: int, missing: bool = True) -> Case:
         "predicted_id": rng.integers(0, 6, tokens),
         "label": np.repeat(np.array([["a", "b", None][i % 3] for i in range(len(lengths))], object), lengths),
     }
+    case["other_logits"] = logits + rng.normal(size=logits.shape) * 0.7
+    case["other_experts"] = np.argsort(-case["other_logits"], axis=-1, kind="stable")[:, :, :k]
     case["token"] = np.array([f"t{i}" for i in case["token_id"]], object)
     return drop_routing(case, rng.random((tokens, layers)) < 0.1) if missing else case
 
@@ -68,7 +62,7 @@ def drop_routing(case: Case, where: np.ndarray) -> Case:
     """No routing at the positions [T, L] where asked: id −1, floats NaN."""
     case = dict(case)
     case["experts"] = np.where(where[:, :, None], -1, case["experts"])
-    for name in ("weights", "logits", "output_norm", "output_absmax"):
+    for name in ("weights", "logits", "output_norm", "output_absmax", "other_logits"):
         if name in case:
             case[name] = np.where(where[:, :, None], np.nan, case[name])
     return case
@@ -98,6 +92,7 @@ def _even(ids: np.ndarray, experts: int, logits: np.ndarray) -> Case:
     tokens = len(ids)
     return {
         **twice,
+        "other_experts": twice["experts"],
         "sequence_id": np.repeat([0, 1], tokens // 2),
         "num_experts": experts,
         "weights": np.full(twice["experts"].shape, 0.5),

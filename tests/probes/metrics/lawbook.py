@@ -69,8 +69,10 @@ def _sortable(column: pd.Series) -> pd.Series:
 def expert_permutation(f: Any, metric: Metric, case: Case, rng: np.random.Generator) -> None:
     new = rng.permutation(case["num_experts"])
     moved = {**case, "experts": np.where(case["experts"] < 0, -1, new[case["experts"]])}
-    moved["logits"] = np.empty_like(case["logits"])
-    moved["logits"][:, :, new] = case["logits"]
+    moved["other_experts"] = new[case["other_experts"]]
+    for name in ("logits", "other_logits"):
+        moved[name] = np.empty_like(case[name])
+        moved[name][:, :, new] = case[name]
     before = f(**case, **options(metric))
     for name in {"expert", "other", "next_expert"} & set(before.columns):
         before[name] = before[name].map(lambda e: e if pd.isna(e) else new[int(e)]).astype(before[name].dtype)

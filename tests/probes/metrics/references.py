@@ -469,3 +469,32 @@ def capacity(case: Case, gamma: float, reroute: bool) -> Rows:
             "dropped_share": 1 - ratio(sum(placed.values()), k * len(at)),
         }
     return rows
+
+
+def router_saturation(case: Case) -> Rows:
+    rows = {}
+    k = case["experts"].shape[2]
+    for i, layer in layers(case):
+        a = [case["experts"][t, i].tolist() for t in tokens(case, i)]
+        b = [case["other_experts"][t, i].tolist() for t in tokens(case, i)]
+        shared = [len(set(x) & set(y)) / k for x, y in zip(a, b, strict=True)]
+        slots = [u != v for x, y in zip(a, b, strict=True) for u, v in zip(x, y, strict=True)]
+        rows[layer,] = {
+            "saturation": np.mean(shared),
+            "change_rate": 1 - np.mean(shared),
+            "slot_change": np.mean(slots),
+        }
+    return rows
+
+
+def batch_invariance(case: Case) -> Rows:
+    rows = {}
+    for i, layer in layers(case):
+        for sequence in sequences(case):
+            for position, t in enumerate(sequence):
+                lost = set(case["experts"][t, i].tolist()) - set(case["other_experts"][t, i].tolist())
+                if t in tokens(case, i) and lost:
+                    moved = np.abs(case["logits"][t, i] - case["other_logits"][t, i]).max()
+                    row = {"changed": len(lost), "max_logit_difference": moved}
+                    rows[int(case["sequence_id"][t]), layer, position] = row
+    return rows

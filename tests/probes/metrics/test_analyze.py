@@ -37,6 +37,7 @@ def as_stored(case: Case) -> Case:
     """What comes back from a trace: single precision, every sequence labelled, numbered from the first on."""
     floats = ("weights", "logits", "output_norm", "output_absmax")
     labels = np.array(["c" if x is None else x for x in case["label"]], object)
+    floats = (*floats, "other_logits")
     return {**case, **{n: case[n].astype(np.float32) for n in floats}, "label": labels}
 
 
@@ -49,14 +50,19 @@ def case() -> Case:
 
 @pytest.fixture(scope="module")
 def trace(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(case, tmp_path_factory.mktemp("trace") / "t.duckdb")
+    """Run 1 is the case, run 2 the same tokens routed a little differently, run 3 other tokens."""
+    path = save(case, tmp_path_factory.mktemp("trace") / "t.duckdb")
+    other = {"experts": case["other_experts"], "logits": case["other_logits"]}
+    save({**case, **other}, path)
+    save({**case, "token_id": case["token_id"] + 1}, path)
+    return path
 
 
 def trace_options(name: str) -> dict[str, Any]:
     chosen = dict(options(metrics.get(name)))
     if "first" in chosen:
         chosen["label"] = chosen.pop("first")
-    return chosen
+    return {**chosen, "run_id": 1} | ({"against": 2} if metrics.get(name).paired else {})
 
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in metrics.discover()]
@@ -100,7 +106,7 @@ def test_stored_sums_give_what_counting_gives(
 
 
 def test_chosen_layers_are_those_of_the_whole(case: Case, trace: Path) -> None:
-    whole, one = analyze(trace, "routing_entropy"), analyze(trace, "routing_entropy", layers="3")
+    whole, one = (analyze(trace, "routing_entropy", run_id=1, layers=x) for x in (None, "3"))
     pd.testing.assert_frame_equal(whole[whole.layer == 3].reset_index(drop=True), one)
     with pytest.raises(UsageError, match="no MoE layer 2"):
         analyze(trace, "load", layers="1-3")
@@ -125,7 +131,7 @@ def test_json_is_one_object_without_nan(trace: Path, capsys: pytest.CaptureFixtu
     found = json.loads(capsys.readouterr().out, parse_constant=lambda c: pytest.fail(c))
     assert list(found) == ["metric", "params", "run_id", "columns", "rows"]
     assert found["metric"] == "npmi"
-    assert found["run_id"] == 1
+    assert found["run_id"] == 3, "the newest complete one"
     assert found["params"]["target"] == "label"
     assert all(set(c) == {"name", "unit", "description"} and all(c.values()) for c in found["columns"])
     assert [c["name"] for c in found["columns"]] == list(found["rows"][0])
@@ -192,8 +198,18 @@ def test_the_list_names_every_metric(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_places_of_super_experts_lead_back_to_the_token(case: Case, trace: Path) -> None:
-    frame = analyze(trace, "super_experts", num_hidden_layers=5)
+    frame = analyze(trace, "super_experts", run_id=1, num_hidden_layers=5)
     row = frame.sort_values("max_abs_output").iloc[-1]
     sql = "SELECT token FROM tokens WHERE run_id = 1 AND sequence_id = ? AND position = ?"
     found = open_trace(trace).sql(sql, [int(row.sequence_id), int(row.position)])
     assert found.token[0] == row.token
+
+
+def test_runs_of_other_tokens_are_not_compared(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["analyze", "router_saturation", str(trace), "--run", "1"]
+    assert main([*words, "--against", "3"]) == 1
+    assert "not of the same tokens" in capsys.readouterr().err
+    assert main(words) == 2
+    assert "give --against RUN" in capsys.readouterr().err
+    assert main([*words, "--against", "2", "--against-trace", str(trace), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"]

@@ -96,6 +96,8 @@ agrees(
     criterion=("frequency", "soft_frequency", "ean", "ean_mean", "reap", "max_activation"),
 )
 agrees("super_experts", "layer expert", lambda case: ref.super_experts(case, 5), num_hidden_layers=5)
+agrees("router_saturation", "layer", ref.router_saturation)
+agrees("batch_invariance", "sequence_id layer position", ref.batch_invariance)
 agrees("capacity", "layer gamma", lambda case: ref.capacity(case, 1.25, False), gamma=1.25)
 agrees("capacity reroute", "layer gamma", lambda case: ref.capacity(case, 1.0, True), gamma=1.0, mode="reroute")
 

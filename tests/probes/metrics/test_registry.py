@@ -49,6 +49,7 @@ SHAPES = {
     "domain_specialization": [{}, {"summary": True}],
     "vocabulary_specialization": [{}, {"by_expert": True}],
     "npmi": [{}, {"contrast": "t1", "minus": ("t2",)}],
+    "batch_invariance": [{}, {"summary": True}],
     "norm_vs_gate": [{}, {"summary": True}],
     "cross_layer": [{}, {"transitions": True}],
     "routing_entropy": [{}, {"by": "token"}],
