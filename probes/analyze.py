@@ -1,6 +1,6 @@
 """Ask a metric of a trace: stream its routing through `count`, or start from the sums stored with it.
 
->>> analyze("trace.duckdb", "load", by="label", ci=True)        # doctest: +SKIP
+analyze("trace.duckdb", "load", by="label", ci=True)
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from probes.errors import ProbeError, UsageError
 from probes.metrics import get
 from probes.metrics.chunk import About
+from probes.metrics.function import SCORES
 from probes.metrics.registry import Column, Metric
 from probes.metrics.run import run
 from probes.routing import RoutingArrays
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "json", "csv", "markdown")
 CHUNK_BYTES = 96 * 2**20
+PER_LAYER = ("experts", "weights", "logits", "output_norm", "output_absmax")
+PER_TOKEN = ("token_id", "predicted_id", "token", "label")
 COMMON_COLUMNS = (
     Column("label", "name", "label of the sequences; null = those without one"),
     Column("token", "name", "token text, or its id where the trace has no text"),
@@ -109,39 +112,59 @@ class TraceSource:
 
     def chunks(self, needs: tuple[str, ...]) -> Iterator[RoutingArrays]:
         """Whole sequences, at most about CHUNK_BYTES of arrays at a time."""
-        columns = tuple(dict.fromkeys(("experts", *(name.rstrip("?") for name in needs))))
+        columns = tuple(dict.fromkeys(("experts", *(n.rstrip("?") for n in needs if n.rstrip("?") in PER_LAYER))))
         layers = None if self._all else [int(x) for x in self.about.layers]
+        empty = {name for name in needs if not name.endswith("?") and name != "label"}
         for chunk in self.trace.chunks(self.run_id, layers=layers, columns=columns, max_rows=self._rows(columns)):
-            yield self._arrays(chunk, needs)
+            empty -= {name for name in empty if _has_values(chunk.get(name))}
+            yield self._arrays(chunk)
+        if empty:
+            raise ProbeError(f"run {self.run_id} was recorded without {min(empty)}, which this metric needs")
 
     def _rows(self, columns: tuple[str, ...]) -> int:
+        """(token, layer) rows per chunk."""
         width = {"logits": 4 * self.about.num_experts, "experts": 2 * self.about.top_k}
         per_layer = sum(width.get(name, 4 * self.about.top_k) for name in columns)
-        return max(1024, CHUNK_BYTES // max(1, per_layer * self.about.num_layers))
+        return max(4096, CHUNK_BYTES // max(1, per_layer))
 
-    def _arrays(self, chunk: Mapping[str, Any], needs: tuple[str, ...]) -> RoutingArrays:
-        for name in needs:
-            if not name.endswith("?") and chunk.get(name) is None and name not in ("label", "token", "token_id"):
-                raise ProbeError(f"run {self.run_id} was recorded without {name}, which this needs")
-        names = "weights logits output_norm output_absmax token_id predicted_id token label".split()  # noqa: SIM905
+    def _arrays(self, chunk: Mapping[str, Any]) -> RoutingArrays:
+        found = {name: chunk.get(name) for name in (*PER_LAYER[1:], *PER_TOKEN)}
+        found |= {name: None for name in PER_TOKEN if not _has_values(found[name])}
         return RoutingArrays(
             experts=chunk["experts"],
             sequence_id=chunk["sequence_id"],
             layers=self.about.layers,
             num_experts=self.about.num_experts,
             label_names=self.label_names,
-            **{name: chunk.get(name) for name in names},
+            **found,
         )
 
     def aggregates(self) -> Mapping[str, Any] | None:
         """The additive sums of the run, of the chosen layers; None where the trace has none."""
         stored = self.trace.aggregates(self.run_id)
-        if not stored or self._all:
-            return stored
-        return {name: self._chosen(value) for name, value in stored.items()}
+        if not stored:
+            return None
+        return {"seen": self._seen()} | {name: self._chosen(value) for name, value in stored.items()}
+
+    def _seen(self) -> np.ndarray:
+        """[G] positions of each label, those without routing included; last: of sequences without a label."""
+        sql = "SELECT label, sum(n_tokens) AS n FROM sequences WHERE run_id = ? GROUP BY label"
+        found = self.trace.sql(sql, [self.run_id])
+        by_name = dict(zip(found["label"].tolist(), found["n"].tolist(), strict=True))
+        named = [int(by_name.pop(name, 0)) for name in self.label_names]
+        return np.array([*named, int(sum(by_name.values()))], np.int64)
 
     def _chosen(self, value: Any) -> Any:
-        return value[self._position] if isinstance(value, np.ndarray) and value.ndim > 1 else value
+        return value[self._position] if not self._all and isinstance(value, np.ndarray) and value.ndim > 1 else value
+
+
+def _has_values(values: Any) -> bool:
+    """Something recorded: a number that is not NaN, an id that is not −1, a text that is not None."""
+    if values is None or not len(values):
+        return False
+    if values.dtype.kind == "f":
+        return not np.isnan(values).all()
+    return bool((values >= 0).any()) if values.dtype.kind in "iu" else any(v is not None for v in values)
 
 
 def _known(wanted: list[int], layers: Any) -> list[int]:
@@ -172,6 +195,9 @@ def _about(rows: Any, run_row: Mapping[str, Any]) -> About:
 
 
 def _score_rule(gating: str) -> str:
+    stated = gating.partition(":")[0].strip()
+    if stated in SCORES:
+        return stated
     return next((rule for rule in ("sqrtsoftplus", "sigmoid") if rule in gating), "softmax")
 
 

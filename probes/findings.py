@@ -100,10 +100,11 @@ def _loads(sums: Any, layers: np.ndarray, path: str) -> Iterator[Finding]:
 
 
 UNCERTAIN = """
-SELECT r.sequence_id, r.position, r.layer, r.entropy, t.token
+SELECT r.sequence_id, r.position, any_value(t.token) AS token, avg(r.entropy) AS entropy, count(*) AS n_layers
 FROM routing r JOIN tokens t USING (run_id, sequence_id, position)
 WHERE r.run_id = ? AND r.entropy IS NOT NULL
-ORDER BY r.entropy DESC, r.sequence_id, r.position, r.layer LIMIT ?
+GROUP BY r.sequence_id, r.position
+ORDER BY 4 DESC, 1, 2 LIMIT ?
 """
 
 
@@ -112,11 +113,11 @@ def _uncertain_tokens(trace: Any, run_id: int, path: str) -> Iterator[Finding]:
     if not len(rows):
         return
     spelled = "; ".join(
-        f"{row.token!r} (sequence {row.sequence_id}, position {row.position}), "
-        f"layer {row.layer}: {row.entropy:.2f} nats"
+        f"{row.token!r} (sequence {row.sequence_id}, position {row.position}): {row.entropy:.2f} nats"
         for row in rows.itertuples()
     )
-    yield Finding("The most uncertain tokens", f"{spelled}.", f"probe analyze routing_entropy {path}")
+    text = f"{spelled}. Mean over {int(rows.n_layers.iloc[0])} layers."
+    yield Finding("The most uncertain tokens", text, f"probe analyze routing_entropy {path}")
 
 
 def _entropies(sums: Any, layers: np.ndarray, path: str) -> Iterator[Finding]:

@@ -38,7 +38,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @_compiled
-def _count(experts, group, chosen, first, together):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _count(experts, group, chosen, first, together):  # pragma: no cover
     """Choices per expert and group, and pairs; returns the first row that names an expert twice, or -1."""
     n, k = experts.shape
     for row in range(n):
@@ -62,7 +62,7 @@ def _count(experts, group, chosen, first, together):  # type: ignore[no-untyped-
 
 
 @_compiled
-def _add_values(experts, group, values, norms, sum_weight, n_norm, sum_norm, sum_weight_norm):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _add_values(experts, group, values, norms, sum_weight, n_norm, sum_norm, sum_weight_norm):  # pragma: no cover
     n, k = experts.shape
     has_values, has_norms = values.shape[0] == n, norms.shape[0] == n
     for row in range(n):
@@ -83,7 +83,7 @@ def _add_values(experts, group, values, norms, sum_weight, n_norm, sum_norm, sum
 
 
 @_compiled
-def _maxima(experts, group, outputs, inputs, sequence, position, most, at_sequence, at_position, most_input):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _maxima(experts, group, outputs, inputs, sequence, position, most, at_sequence, at_position, most_input):  # pragma: no cover
     n, k = experts.shape
     has_outputs, has_inputs = outputs.shape[0] == n, inputs.shape[0] == n
     for row in range(n):
@@ -101,10 +101,10 @@ def _maxima(experts, group, outputs, inputs, sequence, position, most, at_sequen
 
 
 @_compiled
-def _add_rows(values, group, total):  # type: ignore[no-untyped-def]  # pragma: no cover
-    for row in range(values.shape[0]):
-        for e in range(values.shape[1]):
-            total[group[row], e] += values[row, e]
+def _add_rows(scores, share, group, total):  # pragma: no cover
+    for row in range(scores.shape[0]):
+        for e in range(scores.shape[1]):
+            total[group[row], e] += scores[row, e] * share[row]
 
 
 class LayerTotals:
@@ -178,19 +178,27 @@ class LayerTotals:
         which = np.flatnonzero(kept)
         for start in range(0, len(which), _ROWS):
             part = which[start : start + _ROWS]
-            _add_rows(
-                probabilities(widen(rows.logits[part]), self.info.gating), group[part], self.arrays["sum_probability"]
-            )
+            scores, share = scores_of(widen(rows.logits[part]), self.info.gating)
+            _add_rows(scores, share, group[part], self.arrays["sum_probability"])
 
 
-def probabilities(logits: np.ndarray, gating: str) -> np.ndarray:
-    """Softmax over the experts; for sigmoid gating the sigmoid scores scaled to sum 1. float32 [n, E]."""
+def scores_of(logits: np.ndarray, gating: str) -> tuple[np.ndarray, np.ndarray]:
+    """Scores float32 [n, E] and what to multiply each row with [n] to make them probabilities.
+
+    Softmax over the experts; for sigmoid gating the sigmoid scores scaled to sum 1.
+    """
     if "sigmoid" in gating.lower():
         with np.errstate(over="ignore"):
             scores = 1 / (1 + np.exp(-logits))
     else:
-        scores = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return scores / scores.sum(axis=1, keepdims=True)
+        scores = np.exp(logits - _highest(logits))
+    return scores, 1 / (scores @ np.ones(scores.shape[1], np.float32))
+
+
+def _highest(logits: np.ndarray) -> Any:
+    """What to subtract before exp: one number where the logits lie close together (three times as fast), else per row."""
+    top, bottom = logits.max(), logits.min()
+    return top if top - bottom < 60 else logits.max(axis=1, keepdims=True)
 
 
 def _floats(values: np.ndarray | None, k: int) -> np.ndarray:

@@ -35,6 +35,7 @@ class LayerInfo:
     shared_experts: int = 0
     is_moe: bool = True
     stream: str = "mlp"
+    logits_type: str | None = None  # set by the writer with the first logits it gets
 
 
 @dataclass

@@ -15,7 +15,3 @@ ROUTING = (
 )
 AGGREGATES = "SELECT layer, label_id, {columns} FROM raw.aggregates WHERE run_id = ?"
 COACTIVATION = "SELECT layer, expert, together FROM raw.coactivation WHERE run_id = ?"
-LOGIT_COLUMNS = (
-    "SELECT layer, count(logits_float32), count(logits_float16), count(logits_bfloat16) FROM raw.routing "
-    "WHERE run_id = ? GROUP BY layer"
-)

@@ -121,7 +121,7 @@ class Trace:
     def _words(self, run: int) -> dict[int, str]:
         """Vocabulary of a run, read again only when it grew."""
         size = self.ask(
-            lambda con: con.execute("SELECT count(*) FROM raw.vocabulary WHERE run_id = ?", [run]).fetchone()[0]
+            lambda con: con.execute("SELECT count(*) FROM raw.vocabulary WHERE run_id = ?", [run]).fetchall()[0][0]
         )
         have = self._vocabulary.get(run)
         if have is None or have[0] != size:

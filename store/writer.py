@@ -250,8 +250,8 @@ def _check_layers(layers: Sequence[LayerInfo]) -> None:
 
 
 def _same_model(con: Any, path: Path, run: RunInfo) -> None:
-    row = con.execute("SELECT model FROM raw.runs WHERE model != ? LIMIT 1", [run.model]).fetchone()
-    if row:
+    others = con.execute("SELECT model FROM raw.runs WHERE model != ? LIMIT 1", [run.model]).fetchall()
+    if others:
         raise TraceError(
-            f"{path}: already a trace of another model ({row[0]}, not {run.model}); choose another output file"
+            f"{path}: already a trace of another model ({others[0][0]}, not {run.model}); choose another output file"
         )

@@ -6,6 +6,7 @@ forwards (hub kernels, MXFP4), models compiled earlier, another version of trans
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from threading import get_ident
@@ -122,7 +123,18 @@ def _test(model: Any) -> Report:
     if not layers:
         raise ProbeError(f"{_name(model)} has no mixture-of-experts layers")
     taps = _run(model, layers)
-    return Report(tuple(_judge(found, taps[found.layer]) for found in layers))
+    return Report(
+        tuple(_judge(found, taps[found.layer]) if found.layer in taps else _refusal(found) for found in layers)
+    )
+
+
+def _refused(found: MoELayer) -> str:
+    return found.family.limits.get("all", "") if found.family is not None else ""
+
+
+def _refusal(found: MoELayer) -> LayerReport:
+    router = _router(found, None, None)
+    return LayerReport(found, router, logits=False, choice=False, outputs=False, words=(_refused(found),))
 
 
 def _name(model: Any) -> str:
@@ -138,7 +150,7 @@ def _refuse(model: Any) -> None:
 
 def _run(model: Any, layers: list[MoELayer]) -> dict[int, Tap]:
     taps, points = {}, []
-    for module, _, found in roots(model, layers):
+    for module, _, found in roots(model, [m for m in layers if not _refused(m)]):
         session = Session()
         points += [Point(module, "before", _open(session)), Point(module, "after", _close(session))]
         for layer in found:
@@ -173,6 +185,9 @@ def dummy_inputs(model: Any, tokens: int = TOKENS, batch: int = 1) -> dict[str, 
     ids = ids if device.type == "meta" else ids.to(device)
     if getattr(model.config, "is_encoder_decoder", False):
         return {"input_ids": ids, "decoder_input_ids": ids}
+    if "moe_mm_token_type_ids" in inspect.signature(model.forward).parameters:
+        # Half of the tokens pass for an image's, so that the experts for those run too.
+        return {"input_ids": ids, "moe_mm_token_type_ids": (torch.arange(tokens) % 2).expand(batch, -1).to(ids.device)}
     return {"input_ids": ids}
 
 
@@ -207,8 +222,6 @@ def _judge(found: MoELayer, tap: Tap) -> LayerReport:
 
 
 def _missing(found: MoELayer, tap: Tap, logits: Any, ids: Any) -> Iterator[str]:
-    if found.family is not None and "all" in found.family.limits:
-        yield found.family.limits["all"]
     if logits is None:
         yield "its router did not run, or was replaced: no logits"
     if ids is None:
@@ -242,7 +255,7 @@ def _router(found: MoELayer, logits: Any, ids: Any) -> Router:
     return Router(
         layer=found.layer,
         module=found.module,
-        num_experts=int(logits.shape[-1]) if logits is not None else found.num_experts,
+        num_experts=found.layout.num_experts(found.parts, logits) if logits is not None else found.num_experts,
         top_k=int(ids.shape[-1]) if ids is not None else found.top_k,
         gating=found.parameters.get("rule", ""),
         shared_experts=found.shared_experts,

@@ -68,6 +68,7 @@ class Recorder:
     """What `capture` hands out. `take()` gives the passes since the last take."""
 
     def __init__(self, model: Any, want: Want, report: Report, max_bytes: int) -> None:
+        self.model = model
         self.report = report
         self._want = want
         self._passes: list[tuple[_Root, _Pass]] = []
@@ -180,7 +181,8 @@ class Recorder:
 def _chosen(report: Report, want: Want) -> list[LayerReport]:
     usable = [r for r in report.layers if r.capability != "nothing"]
     if not usable:
-        raise ProbeError(f"nothing can be recorded from this model: {report.summary}")
+        why = next((r.words[0] for r in report.layers if r.words), report.summary)
+        raise ProbeError(f"nothing can be recorded from this model: {why}")
     if want.layers is None:
         return usable
     known = {r.layer for r in usable}

@@ -35,6 +35,7 @@ class Tap:
     padded     the container cannot take one slot per row (LongCat's squeezes that axis away), so it gets two
     copy       the model changes what it handed out in place, so it is copied at once
     examine    keep also what the self-test compares
+    skip_class the id to record where the weight is exactly 0, for families that let a token skip the experts
     max_bytes  largest expanded input to hold at once; longer passes are observed in pieces
     """
 
@@ -46,6 +47,7 @@ class Tap:
     examine: bool = False
     max_bytes: int = 1 << 30
     num_experts: int = 0
+    skip_class: int | None = None
     kept: dict[str, list[Any]] = field(default_factory=dict)
     moments: Moments | None = None
     handed: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
@@ -76,6 +78,8 @@ class Tap:
 
     def keep_choice(self, experts: torch.Tensor, weights: torch.Tensor) -> None:
         """Ids [T, k] and weights [T, k] as the experts received them."""
+        if self.skip_class is not None:
+            experts = experts.masked_fill(weights == 0, self.skip_class)
         self.put("experts", experts)
         self.put("weights", weights)
 
@@ -92,6 +96,9 @@ class Tap:
 
     def keep_slots(self, outputs: torch.Tensor, experts: torch.Tensor, start: int = 0) -> None:
         """Outputs [t, k, H] of the chosen experts [t, k] before weighting, of the rows from `start` on."""
+        if self.skip_class is not None:
+            skipped = self.kept["experts"][-1][start : start + len(outputs)] == self.skip_class
+            outputs, experts = outputs.masked_fill(skipped[..., None], 0), experts.masked_fill(skipped, self.skip_class)
         if self.want.norms:
             self.put("output_norm", norm(outputs))
             self.put("output_absmax", absmax(outputs))

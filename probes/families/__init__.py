@@ -24,7 +24,8 @@ def families() -> dict[str, Family]:
 @cache
 def rules() -> dict[str, Rule]:
     """All rules by name."""
-    return {family.rule.name: family.rule for family in families().values()}
+    found = [module.RULE for module in _modules() if hasattr(module, "RULE")]
+    return {rule.name: rule for rule in found}
 
 
 @cache

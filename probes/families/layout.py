@@ -62,7 +62,12 @@ class Layout:
 
     def logits(self, output: Any) -> Any:
         """The logits [T, E] in what the logits' source returned."""
-        return output[0] if isinstance(output, tuple) else output
+        logits = output[0] if isinstance(output, tuple) else output
+        return logits if logits.ndim == 2 else logits.reshape(-1, logits.shape[-1])
+
+    def num_experts(self, parts: Parts, logits: Any) -> int:
+        """Experts that can be chosen; usually the logits' last axis, whatever the config says."""
+        return int(logits.shape[-1])
 
     def points(self, parts: Parts, tap: Tap) -> list[Point]:
         """The hooks that fill `tap` with what it wants, and not one more."""

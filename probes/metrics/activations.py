@@ -6,7 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from probes.errors import ProbeError
 from probes.metrics.chunk import About, Chunk
+
+MOST_CELLS = 250_000_000
 
 
 def count_experts(chunk: Chunk, first_only: bool = False) -> np.ndarray:
@@ -19,7 +22,11 @@ def count_ids(ids: np.ndarray, group: np.ndarray, n_groups: int, num_experts: in
     """[G, L, E] int64 from ids [T, L, k] and group [T]; negative ids are left out."""
     from probes.metrics.kernels.counting import count_ids as kernel
 
-    out = np.zeros((n_groups, ids.shape[1], num_experts), np.int64)
+    cells = n_groups * ids.shape[1] * num_experts
+    if cells > MOST_CELLS:
+        raise ProbeError(f"counts of {n_groups:,} tokens take {cells * 4 / 2**30:.1f} GiB; choose fewer --layers")
+    # Half the memory where there is a row per vocabulary entry.
+    out = np.zeros((n_groups, ids.shape[1], num_experts), np.int32 if cells > 2**24 else np.int64)
     kernel(ids, group, out)
     return out
 

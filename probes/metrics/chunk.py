@@ -45,6 +45,12 @@ class Chunk:
     about: About
     so_far: dict[str, Any] | None = None
     state: dict[str, Any] = field(default_factory=dict)
+    rows: np.ndarray | None = None
+
+    @property
+    def row(self) -> np.ndarray:
+        """[T] the group of each token in the table, also while every sequence is counted on its own."""
+        return self.group if self.rows is None else self.rows
 
     @property
     def experts(self) -> np.ndarray:
@@ -84,16 +90,23 @@ def sequence_starts(sequence_id: np.ndarray) -> np.ndarray:
 
 
 def add_counts(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    """The sum of two counts; a group one side has not met yet counts zero there."""
-    return {key: _add(a[key], b[key]) for key in a}
+    """The sum of two counts, made in place; a group one side has not met yet counts zero there.
+
+    By name: `max_…` takes the larger (NaN is nothing), `_…` are lists that are strung together.
+    """
+    return {key: _add(key, a[key], b[key]) for key in a}
 
 
-def _add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _add(key: str, a: Any, b: Any) -> Any:
+    if key.startswith("_"):
+        return a + b
     if len(a) < len(b):
         a, b = b, a
-    total = a.copy()
-    total[: len(b)] += b
-    return total
+    if key.startswith("max_"):
+        np.fmax(a[: len(b)], b, out=a[: len(b)])
+    else:
+        a[: len(b)] += b
+    return a
 
 
 def by_group(values: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray:
@@ -116,3 +129,15 @@ def by_group(values: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray
     else:
         np.add.at(out, group, clean)
     return out
+
+
+_PER_TOKEN = (
+    "experts sequence_id weights logits output_norm output_absmax token_id predicted_id token label".split()  # noqa: SIM905
+)
+
+
+def cut(arrays: RoutingArrays, a: int, b: int) -> RoutingArrays:
+    """The tokens a..b."""
+    parts = {name: getattr(arrays, name) for name in _PER_TOKEN}
+    cut = {name: None if v is None else v[a:b] for name, v in parts.items()}
+    return RoutingArrays(**cut, layers=arrays.layers, num_experts=arrays.num_experts, label_names=arrays.label_names)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import numpy as np
 
 from probes.errors import ProbeError, UsageError, unknown
 from probes.metrics.bootstrap import RESAMPLES, SEED
-from probes.metrics.chunk import About, sequence_starts
+from probes.metrics.chunk import About, cut, sequence_starts
 from probes.metrics.registry import Metric
 from probes.metrics.run import run
 from probes.routing import NO_EXPERT, RoutingArrays
@@ -42,7 +42,6 @@ COMMON = (
 )
 SCORES = ("softmax", "sigmoid", "sqrtsoftplus")
 _CHUNK_CELLS = 16_000_000
-_GROUPING = ("label", "token", "token_id")
 
 
 class ArraysSource:
@@ -65,10 +64,10 @@ class ArraysSource:
     def chunks(self, needs: tuple[str, ...]) -> Iterator[RoutingArrays]:
         """Blocks of whole sequences; an array that is needed and absent is an error that names it."""
         for name in needs:
-            if not name.endswith("?") and name not in _GROUPING and getattr(self.arrays, name) is None:
+            if not name.endswith("?") and name != "label" and getattr(self.arrays, name) is None:
                 raise ProbeError(f"this needs `{name}`, which was not given or not recorded")
         if self.n_sequences:
-            yield from (_cut(self.arrays, a, b) for a, b in self._blocks("logits" in needs or "logits?" in needs))
+            yield from (cut(self.arrays, a, b) for a, b in self._blocks("logits" in needs or "logits?" in needs))
 
     def _blocks(self, logits: bool) -> Iterator[tuple[int, int]]:
         width = len(self.about.layers) * (self.about.num_experts if logits else self.about.top_k)
@@ -82,17 +81,6 @@ class ArraysSource:
     def aggregates(self) -> None:
         """Arrays carry no stored sums."""
         return None
-
-
-_PER_TOKEN = (
-    "experts sequence_id weights logits output_norm output_absmax token_id predicted_id token label".split()  # noqa: SIM905
-)
-
-
-def _cut(arrays: RoutingArrays, a: int, b: int) -> RoutingArrays:
-    parts = {name: getattr(arrays, name) for name in _PER_TOKEN}
-    cut = {name: None if v is None else v[a:b] for name, v in parts.items()}
-    return RoutingArrays(**cut, layers=arrays.layers, num_experts=arrays.num_experts, label_names=arrays.label_names)  # type: ignore[arg-type]
 
 
 def layer_scores(scores: Any, layers: int) -> tuple[str, ...]:
@@ -124,8 +112,8 @@ def routing_arrays(
     sequence = np.zeros(len(ids), np.int64) if sequence_id is None else np.asarray(sequence_id)
     if num_experts is None:
         raise ProbeError("num_experts is needed: the ids alone do not say how many experts there are")
-    arrays = {name: _shaped(name, value, ids, num_experts) for name, value in floats.items() if value is not None}
     _check_ids(ids, sequence, num_experts)
+    arrays = {name: _shaped(name, value, ids, num_experts) for name, value in floats.items() if value is not None}
     codes, names = _labels(label, tuple(label_names), sequence)
     own = np.arange(ids.shape[1]) if layers is None else np.asarray(layers)
     if len(own) != ids.shape[1]:
@@ -173,11 +161,14 @@ def _labels(label: Any, names: tuple[str, ...], sequence: np.ndarray) -> tuple[n
 def make_function(metric: Metric) -> Callable[..., pd.DataFrame]:
     """`probes.metrics.<name>`: keyword arguments are the arrays, the metric's options, and by/ci/resamples/seed."""
 
+    names = {o.keyword: o.name for o in metric.options if o.keyword}
+
     def function(experts: Any, sequence_id: Any = None, num_experts: int | None = None, **given: Any) -> pd.DataFrame:
         known = {name for name, _ in ARRAYS}
         arrays = {name: given.pop(name) for name in list(given) if name in known}
         common = {name: given.pop(name) for name, _ in COMMON if name in given}
         scores = arrays.pop("scores", None) or "softmax"
+        given = {names.get(name, name): value for name, value in given.items()}
         routing = routing_arrays(experts, sequence_id, num_experts, **arrays)
         return run(metric, ArraysSource(routing, scores), given, **common)
 
@@ -193,7 +184,7 @@ def _signature(metric: Metric) -> inspect.Signature:
     defaults = {"by": None, "ci": False, "resamples": RESAMPLES, "seed": SEED, "scores": "softmax", "label_names": ()}
     first = [inspect.Parameter("experts", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
     arrays = [inspect.Parameter(n, keyword, default=defaults.get(n)) for n, _ in ARRAYS[1:]]
-    options = [inspect.Parameter(o.name, keyword, default=o.default) for o in metric.options]
+    options = [inspect.Parameter(o.keyword or o.name, keyword, default=o.default) for o in metric.options]
     common = [inspect.Parameter(n, keyword, default=defaults[n]) for n, _ in COMMON]
     return inspect.Signature([*first, *arrays, *options, *common])
 
@@ -202,7 +193,7 @@ def _doc(metric: Metric) -> str:
     lines = [f"{metric.title}: {metric.question}", "", f"Formula: {metric.formula}", "", f"Source: {metric.source}", ""]
     lines += ["Arrays (needs beside experts: " + (", ".join(metric.needed(metric.checked({}))) or "nothing") + "):"]
     lines += [f"    {name}: {text}" for name, text in ARRAYS]
-    lines += ["", "Options:"] + [f"    {o.name} = {o.default!r}: {o.help}" for o in metric.options]
+    lines += ["", "Options:"] + [f"    {o.keyword or o.name} = {o.default!r}: {o.help}" for o in metric.options]
     lines += [f"    {name}: {text}" for name, text in COMMON]
     lines += ["", "Columns:"] + [f"    {c.name} [{c.unit}]: {c.description}" for c in metric.columns]
     return "\n".join(lines)

@@ -33,6 +33,7 @@ class Option:
     high: float | None = None
     repeatable: bool = False
     metavar: str = ""
+    keyword: str = ""  # in the pure function, where the name is already that of an array
 
     @property
     def flag(self) -> str:
@@ -95,10 +96,14 @@ class Metric:
     table       (counts, options, about) -> DataFrame, its index the position in `estimate` (row identity)
     estimate    (counts, options, about) -> the main value [..., rows], resamples as leading axis; None: no intervals
     aggregates  (aggregates, options, about) -> counts, where the trace's stored sums are enough
-    groups      "by": groups are optional (`--by`); "label": the metric itself compares labels
+    groups      options -> what the metric itself compares ("label", "token", "predicted", "next"), or None
     by          what `--by` may name
+    check       (options, about): raises UsageError where options do not fit together or the trace
     merge       how two counts become one, where that is not addition
     second      (counts, options, about) -> options of a second pass over the trace, or None
+    cells       (options, about) -> how many numbers `count` makes per group, where they are many
+    draws       (sums, groups, options, about) -> [resamples, rows], where `estimate` of each would be too slow
+    value       the column `estimate` computes
     laws        names of laws (see laws.py) it obeys;  ends: values it must take on uniform and one-hot routing
     """
 
@@ -114,11 +119,13 @@ class Metric:
     needs: tuple[str, ...] | Callable[[Options], tuple[str, ...]] = ()
     estimate: Callable[..., Any] | None = None
     aggregates: Callable[..., Counts | None] | None = None
-    groups: str = "by"
+    groups: Callable[[Options], str | None] = lambda options: None
     by: tuple[str, ...] = ("label",)
     merge: Callable[[Counts, Counts], Counts] | None = None
     second: Callable[..., Options | None] | None = None
-    check: Callable[[Options], None] | None = None
+    check: Callable[[Options, Any], None] | None = None
+    cells: Callable[[Options, Any], int] | None = None
+    draws: Callable[..., Any] | None = None
     value: str = ""
     laws: tuple[str, ...] = ()
     ends: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -139,17 +146,17 @@ class Metric:
         """All options with their defaults; a wrong name or value is a UsageError."""
         for name in given:
             self.option(name)
-        options = {o.name: o.check(given.get(o.name)) for o in self.options}
-        if self.check is not None:
-            self.check(options)
-        return options
+        return {o.name: o.check(given.get(o.name)) for o in self.options}
 
 
 @cache
 def discover() -> dict[str, Metric]:
     """Every metric of this package by name: each module with a `METRIC` is one."""
     package = importlib.import_module("probes.metrics")
-    modules = (importlib.import_module(f"probes.metrics.{m.name}") for m in pkgutil.iter_modules(package.__path__))
+    names = (
+        m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "document"
+    )  # which is run as a program
+    modules = (importlib.import_module(f"probes.metrics.{name}") for name in names)
     found = (m.METRIC for m in modules if hasattr(m, "METRIC"))
     return {metric.name: metric for metric in sorted(found, key=lambda m: m.name)}
 

@@ -31,6 +31,22 @@ class Vocabulary:
             self._text.update((int(e), arrays.token[i]) for e, i in zip(entries, first, strict=True))
         return self.codes_of((entries.tolist(), inverse))
 
+    def targets(self, arrays: RoutingArrays, starts: np.ndarray, kind: str | None) -> np.ndarray:
+        """[T] the entry at each position ("token"), of the model's guess ("predicted") or at the next one ("next").
+
+        -1 where there is none: no guess was recorded, or the sequence ends.
+        """
+        if kind == "predicted":
+            guess = np.asarray(arrays.predicted_id)
+            entries, inverse = np.unique(guess, return_inverse=True)
+            codes = self.codes_of((entries.tolist(), inverse))
+            return np.where((guess < 0) | (guess != guess), -1, codes)
+        codes = self.codes(arrays)
+        if kind == "next":
+            codes = np.append(codes[1:], -1)
+            codes[starts[1:] - 1] = -1
+        return codes
+
     def codes_of(self, unique: tuple[list[Any], np.ndarray]) -> np.ndarray:
         """[T] from (distinct entries, inverse)."""
         entries, inverse = unique
