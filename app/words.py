@@ -48,7 +48,7 @@ def coverage(frame: pd.DataFrame) -> str:
 
 
 def token_entropy(frame: pd.DataFrame) -> str:
-    """Where the routers were unsure about a token, more than about its sequence. `frame`: layer, value, mean, n (nats)."""
+    """Where the routers were less sure about a token than about its sequence. `frame`: layer, value, mean (nats), n."""
     known = frame.dropna(subset=["value", "mean"])
     most = known.loc[(known["value"] - known["mean"]).idxmax()]
     if most["value"] <= most["mean"]:
