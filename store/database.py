@@ -52,6 +52,7 @@ def connect(path: str | os.PathLike[str], read_only: bool = True, wait: float | 
 
     One thread: recording shares the machine with a model, and answers come from aggregates.
     """
+    _check_magic(path)
     deadline = time.monotonic() + (wait if wait is not None else READ_WAIT if read_only else WRITE_WAIT)
     delay = 0.01
     while True:
@@ -66,12 +67,26 @@ def connect(path: str | os.PathLike[str], read_only: bool = True, wait: float | 
         delay = min(delay * 1.5, 0.25)
 
 
+def _check_magic(path: str | os.PathLike[str]) -> None:
+    """Refuse what is no DuckDB file by its first bytes: DuckDB itself would guess at other formats, and for some of
+    them fetch an extension from the network."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(12)
+    except FileNotFoundError:
+        return  # about to be made, or named in DuckDB's own error
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be opened ({error.strerror})") from error
+    if start and start[8:12] != b"DUCK":
+        raise TraceError(f"{path}: not a trace (not a DuckDB database file)")
+
+
 def _attach(path: str, read_only: bool) -> Any:
     """The file as the current database of a connection of its own.
 
     Attached, not opened: only ATTACH takes a row group size, and two readers in one process need not agree on settings.
     """
-    options = ["READ_ONLY"] if read_only else [f"ROW_GROUP_SIZE {ROW_GROUP}"]
+    options = ["TYPE duckdb", "READ_ONLY" if read_only else f"ROW_GROUP_SIZE {ROW_GROUP}"]
     if not read_only and not os.path.exists(path):
         options.append(f"BLOCK_SIZE {BLOCK}")
     con = duckdb.connect(config={"threads": 1})
