@@ -123,6 +123,8 @@ def explain(error: Exception, path: object) -> TraceError:
         return TraceError(
             f"{path}: the disk is full or a limit was reached; what was committed before is kept ({text})"
         )
+    if "could not read enough bytes" in low or "corrupt" in low or "checksum" in low:
+        return TraceError(f"{path}: cut off or damaged ({text[:120]}); take it from a backup, or record it again")
     if "not a valid duckdb database" in low:
         return TraceError(f"{path}: not a trace (not a DuckDB database file)")
     if "newer version" in low or "different version" in low or "database file with version number" in low:
