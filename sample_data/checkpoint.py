@@ -43,3 +43,4 @@ def publish(model) -> None:
     half = model.to(torch.bfloat16)
     half.config.dtype = torch.bfloat16
     half.save_pretrained(MODEL_DIR)
+    (MODEL_DIR / "model.safetensors").chmod(0o644)  # safetensors writes it for its owner alone

@@ -77,10 +77,10 @@ def _mean(values) -> float:
 
 
 def by_part(lines: list[dict], right: list[bool]) -> dict[str, dict]:
-    """n and accuracy by what makes an item harder: the digits of a sum, the claims of a text."""
+    """n and accuracy by what makes an item harder: the digits of a sum, the rival claims of a text."""
     parts = defaultdict(list)
     for line, ok in zip(lines, right, strict=True):
-        for part in {"digits", "claims"} & set(line["metadata"]):
+        for part in {"digits", "rivals"} & set(line["metadata"]):
             parts[f"{part}: {line['metadata'][part]}"].append(ok)
     return {"parts": {name: {"n": len(some), "accuracy": _mean(some)} for name, some in sorted(parts.items())}}
 

@@ -55,10 +55,11 @@ def facts_choice() -> Iterator[dict]:
 
 
 class Context(NamedTuple):
-    """A contradicting text, how many claims it makes, and the one that is asked about."""
+    """A contradicting text, how many claims it makes, how many others are of the kind asked for, and what is asked."""
 
     text: str
     claims: int
+    rivals: int
     asked: corpus.Claim
 
 
@@ -67,16 +68,19 @@ def contexts() -> list[Context]:
     rng, drawn = _rng("contexts"), {}
     while len(drawn) < ITEMS_PER_TASK:
         claims = corpus.draw_claims(rng, held_out=True)
-        drawn[Context(corpus.text_of(rng, claims), len(claims), rng.choice(claims))] = None
+        text, asked = corpus.text_of(rng, claims), rng.choice(claims)
+        rivals = sum(claim.fact.kind == asked.fact.kind for claim in claims) - 1
+        drawn[Context(text, len(claims), rivals, asked)] = None
     return list(drawn)
 
 
 def context_task(ask: str) -> Iterator[dict]:
     """The same texts and questions for both values of `ask`; lines with the same `metadata.pair` differ in it alone."""
-    for number, (text, claims, asked) in enumerate(contexts(), 1):
+    for number, (text, claims, rivals, asked) in enumerate(contexts(), 1):
         item = corpus.context_item(asked, ask)
         other = asked.fact.value if ask == "text" else asked.value
-        metadata = {"pair": f"pair-{number:03d}", "ask": ask, "claims": claims, "kind": asked.fact.kind, "other": other}
+        metadata = {"pair": f"pair-{number:03d}", "ask": ask, "kind": asked.fact.kind, "other": other}
+        metadata |= {"claims": claims, "rivals": rivals}
         yield record(f"context-{ask}", number, "context", Item(text + item.prompt, item.answer), **metadata)
 
 
