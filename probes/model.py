@@ -42,7 +42,7 @@ def load_model(
 def load_skeleton(
     model: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> tuple[Any, Any]:
-    """(model without weights, tokenizer): modules and shapes of a model of any size, in no memory. ProbeError as above."""
+    """(model without weights, tokenizer): the modules and shapes of a model, in no memory. Raises ProbeError."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
