@@ -139,7 +139,7 @@ class LayerTotals:
         twice = _count(experts, group, a["chosen"], a["first_chosen"], self.together)
         if twice >= 0:
             raise TraceError(
-                f"batch {batch.index}: layer {rows.layer}: a token names an expert twice: {experts[twice]}"
+                f"batch {batch.index}: layer {rows.layer}: a token names an expert twice: {experts[twice].tolist()}"
             )
         self._add_tokens(rows, np.asarray((experts >= 0).any(axis=1)), group)
         weights, norms = _floats(rows.weights, experts.shape[1]), _floats(rows.output_norm, experts.shape[1])

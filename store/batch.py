@@ -110,6 +110,7 @@ def check_batch(batch: Batch, layers: dict[int, LayerInfo]) -> None:
         if rows.layer not in layers or rows.layer in seen:
             raise _bad(batch, f"layer {rows.layer} is {'given twice' if rows.layer in seen else 'not one of the run'}")
         seen.add(rows.layer)
+    for rows in batch.layers:
         _check_rows(batch, rows, layers[rows.layer])
 
 

@@ -23,6 +23,8 @@ import duckdb
 from store.errors import TraceError
 
 HERE = Path(__file__).parent
+# One thread: recording shares the machine with a model. No extension is ever fetched, whatever a file looks like.
+CONFIG: dict[str, Any] = {"threads": 1, "autoinstall_known_extensions": False, "autoload_known_extensions": False}
 READ_WAIT = 60.0
 WRITE_WAIT = 300.0
 # A DuckDB row group is 122,880 rows unless told otherwise. At each checkpoint DuckDB merges neighbours that fit into
@@ -48,10 +50,7 @@ def latest_version() -> int:
 
 
 def connect(path: str | os.PathLike[str], read_only: bool = True, wait: float | None = None) -> Any:
-    """A DuckDB connection to `path`, waiting up to `wait` seconds while another process has the file.
-
-    One thread: recording shares the machine with a model, and answers come from aggregates.
-    """
+    """A DuckDB connection to `path`, waiting up to `wait` seconds while another process has the file."""
     _check_magic(path)
     deadline = time.monotonic() + (wait if wait is not None else READ_WAIT if read_only else WRITE_WAIT)
     delay = 0.01
@@ -64,7 +63,7 @@ def connect(path: str | os.PathLike[str], read_only: bool = True, wait: float | 
             if time.monotonic() > deadline:
                 raise TraceError(f"{path}: another process has the file open ({_holder(error)}); try again") from error
         time.sleep(delay * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
-        delay = min(delay * 1.5, 0.25)
+        delay = min(delay * 1.5, 0.2 if read_only else 0.05)  # a recording must not fall behind for readers
 
 
 def _check_magic(path: str | os.PathLike[str]) -> None:
@@ -89,7 +88,7 @@ def _attach(path: str, read_only: bool) -> Any:
     options = ["TYPE duckdb", "READ_ONLY" if read_only else f"ROW_GROUP_SIZE {ROW_GROUP}"]
     if not read_only and not os.path.exists(path):
         options.append(f"BLOCK_SIZE {BLOCK}")
-    con = duckdb.connect(config={"threads": 1})
+    con = duckdb.connect(config=CONFIG)
     try:
         quoted = path.replace("'", "''")
         con.execute(f"ATTACH '{quoted}' AS trace ({', '.join(options)})")
@@ -129,7 +128,7 @@ def explain(error: Exception, path: object) -> TraceError:
         return TraceError(f"{path}: not a trace (not a DuckDB database file)")
     if "newer version" in low or "different version" in low or "database file with version number" in low:
         return TraceError(f"{path}: written by a newer DuckDB; upgrade with 'pip install -U duckdb'")
-    if "does not exist" in low or "no such file" in low:
+    if "database does not exist" in low or "no such file" in low:
         return TraceError(f"{path}: no such file")
     if "permission denied" in low or "read-only file system" in low or "cannot open file" in low:
         return TraceError(f"{path}: cannot be opened ({text})")
@@ -176,7 +175,7 @@ def migrate(con: Any, path: object, upto: int | None = None) -> None:
 
 def memory() -> Any:
     """An empty trace in memory, without its views (see `views_sql`): what shards are put behind."""
-    con = duckdb.connect(config={"threads": 1})
+    con = duckdb.connect(config=CONFIG)
     con.execute("ATTACH ':memory:' AS trace")
     con.execute("USE trace")
     tables = [text for text in _statements() if not _about_views(text)]
@@ -212,28 +211,43 @@ def create_file(path: Path) -> None:
         raise TraceError(f"{path}: no such directory: {path.parent}")
     making = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
+        making.touch(exist_ok=False)
+        making.unlink()
         con = connect(making, read_only=False, wait=0)
         try:
             create_schema(con)
         finally:
             con.close()
-        os.link(making, path)
-    except FileExistsError:
-        pass  # somebody else made it meanwhile: then it is theirs, and ours is one more run
-    except OSError:
-        os.replace(making, path)  # a file system without hard links
+        _move(making, path)
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be written ({error.strerror})") from error
     except duckdb.Error as error:
         raise explain(error, path) from error
     finally:
-        for leftover in (making, Path(f"{making}.wal")):
-            leftover.unlink(missing_ok=True)
+        remove(making)
+
+
+def _move(made: Path, path: Path) -> None:
+    """Put the new file in place without overwriting: if another process was faster, its file is the one."""
+    try:
+        os.link(made, path)
+    except FileExistsError:
+        pass
+    except OSError:
+        os.replace(made, path)  # a file system without hard links
+
+
+def remove(path: Path) -> None:
+    """The file and its log."""
+    for leftover in (path, Path(f"{path}.wal")):
+        leftover.unlink(missing_ok=True)
 
 
 def upgrade(path: Path, wait: float | None = None) -> None:
     """Check that `path` is a trace and bring it to the present schema where it is older."""
     if path.is_dir():
         raise TraceError(f"{path}: is a directory")
-    if read(path, lambda con: schema_version(con, path)) == latest_version():
+    if read(path, lambda con: schema_version(con, path), wait) == latest_version():
         return
     con = connect(path, read_only=False, wait=wait)
     try:

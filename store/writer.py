@@ -117,7 +117,7 @@ class TraceWriter:
                 run_id = insert_run(con, run, layers, kept)
         except BaseException:
             if fresh:
-                where.unlink(missing_ok=True)
+                database.remove(where)
             raise
         return cls(where, Recording(run_id, layers), fresh, flush_bytes, flush_seconds, wait)
 
@@ -233,8 +233,7 @@ class TraceWriter:
     def _leave(self) -> None:
         """After a failure. Nothing half-written is left: a run without a batch goes, and so does a file made for it."""
         if self._recording.batches_done == 0 and self._fresh:
-            for path in (self.path, Path(f"{self.path}.wal")):
-                path.unlink(missing_ok=True)
+            database.remove(self.path)
             return
         with suppress(TraceError), database.writing(self.path, self._wait) as con:
             if self._recording.batches_done:
