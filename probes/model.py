@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from probes.errors import ProbeError, did_you_mean
+from probes.errors import ProbeError, UsageError, did_you_mean, unknown
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def load_model(
-    model: str,
+    model: str | Path,
     *,
     dtype: str = "auto",
     device: str | None = None,
@@ -29,15 +30,43 @@ def load_model(
     for anything that is missing, truncated, unknown, unreachable, or no mixture of experts.
     """
     if dtype not in DTYPES:
-        raise ProbeError(f"unknown dtype {dtype!r}; one of {', '.join(DTYPES)}")
-    folder = _folder(model)
+        raise unknown("dtype", dtype, DTYPES)
+    name = _checked(model)
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    with _one_line(name):
+        loaded, tokenizer = _load(name, dtype, device, options)
+    _require_experts(name, loaded)
+    return loaded.eval(), tokenizer
+
+
+def load_skeleton(
+    model: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+) -> tuple[Any, Any]:
+    """(model without weights, tokenizer): the modules and shapes of a model, in no memory. Raises ProbeError."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    name = _checked(model)
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    with _one_line(name):
+        config = AutoConfig.from_pretrained(name, **options)
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    _require_experts(name, skeleton)
+    return skeleton.eval(), tokenizer
+
+
+def _checked(model: str | Path) -> str:
+    """The model's name, after a look at its folder if it is one."""
+    from transformers.utils import logging
+
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()  # loading bars belong on a terminal, not into a log
+    folder = _folder(str(model))
     if folder is not None:
         _check_folder(folder)
-    options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    with _one_line(model):
-        loaded, tokenizer = _load(model, dtype, device, options)
-    _require_experts(model, loaded)
-    return loaded.eval(), tokenizer
+    return str(model)
 
 
 def _load(model: str, dtype: str, device: str | None, options: dict[str, Any]) -> tuple[Any, Any]:
@@ -53,8 +82,15 @@ def _load(model: str, dtype: str, device: str | None, options: dict[str, Any]) -
         **options,
     )
     if device not in (None, "auto"):
-        loaded.to(device=device)
+        _move(loaded, str(device))
     return loaded, AutoTokenizer.from_pretrained(model, **options)
+
+
+def _move(model: Any, device: str) -> None:
+    try:
+        model.to(device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def _folder(model: str) -> Path | None:

@@ -97,6 +97,13 @@ class Recorder:
         """layer -> (count [E], mean [E, H], m2 [E, H]) of the expert outputs so far."""
         return {layer: tap.moments.arrays() for layer, tap in self._taps.items() if tap.moments is not None}
 
+    def take_moments(self) -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """`moments` since the last call; the next ones start from nothing."""
+        found = self.moments
+        for tap in self._taps.values():
+            tap.moments = None
+        return found
+
     def points(self) -> list[Point]:
         """Every hook this recording needs."""
         points = [p for m in self.layers for p in m.layout.points(m.parts, self._taps[m.layer])]

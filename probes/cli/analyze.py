@@ -1,0 +1,116 @@
+"""`probe analyze METRIC TRACE`: the options of each metric come from its declaration."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from probes.errors import UsageError
+
+SUMMARY = "compute a metric over a trace (table, JSON, CSV, Markdown or a plot)"
+EXAMPLE = "probe analyze srp trace.duckdb --segment-length 16 --ci --json\n  probe analyze srp --help"
+FORMATS = ("table", "json", "csv", "markdown")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Only the metric's name is read here; its own options are known once it is (see `probe analyze METRIC --help`)."""
+    parser.add_argument("--list", action="store_true", help="list the metrics")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("metric", nargs="?", metavar="METRIC", help="what to compute; --list shows them all")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="TRACE [options]", help="see METRIC --help")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Lists the metrics, or computes one."""
+    from probes.metrics import discover, get
+
+    if args.list or "--list" in args.rest:
+        print(_listing(list(discover().values()), args.json or "--json" in args.rest))
+        return 0
+    if args.metric is None:
+        raise UsageError(
+            "name a metric and a trace: probe analyze METRIC TRACE; 'probe analyze --list' shows the metrics"
+        )
+    metric = get(args.metric)
+    words = _parser(metric).parse_args(args.rest)
+    return _analyze(metric, words, args.json or words.json)
+
+
+def _analyze(metric: Any, words: argparse.Namespace, as_json: bool) -> int:
+    from probes.analysis import analyze, render
+
+    options = {o.name: getattr(words, o.name) for o in metric.options}
+    common = {"run_id": words.run, "layers": words.layers, "by": words.by}
+    if metric.paired:
+        common |= {"against": words.against, "against_trace": words.against_trace}
+    if words.ci:
+        options.update(ci=True, resamples=words.resamples, seed=words.seed)
+    frame = analyze(words.trace, metric.name, **common, **options)
+    print(render(frame, "json" if as_json else words.format))
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        raise UsageError(f"{message} (see '{self.prog} --help')")
+
+
+def _parser(metric: Any) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=f"probe analyze {metric.name}",
+        description=f"{metric.question}\n{metric.formula}\nSource: {metric.source}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("trace", metavar="TRACE", help="a .duckdb trace or a directory of Parquet shards")
+    own = parser.add_argument_group("options of this metric")
+    for option in metric.options:
+        _add(own, option)
+    if metric.paired:
+        own.add_argument("--against", type=int, metavar="RUN", help="the run to compare with")
+        own.add_argument("--against-trace", metavar="TRACE", help="the trace it is in (default: the same)")
+    common = parser.add_argument_group("options of every metric")
+    common.add_argument(
+        "--run", type=int, metavar="ID", help="which run of the trace (default: the newest complete one)"
+    )
+    common.add_argument("--layers", metavar="0-7", help="only these layers, by the model's own index")
+    common.add_argument("--by", metavar="|".join(metric.by) or "label", help="group by this")
+    common.add_argument("--ci", action="store_true", help="95 %% bootstrap intervals over sequences")
+    common.add_argument("--resamples", type=int, default=1000, metavar="N", help="resamples for --ci (1000)")
+    common.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the resamples (0)")
+    common.add_argument("--format", choices=FORMATS, default="table", help="how to print (table)")
+    common.add_argument("--json", action="store_true", help="the same as --format json")
+    return parser
+
+
+def _add(group: Any, option: Any) -> None:
+    default = "" if option.default in (None, (), False) else f" (default {_shown(option.default)})"
+    text = (option.help + default).replace("%", "%%")
+    if option.type is bool:
+        group.add_argument(option.flag, action="store_true", dest=option.name, help=text)
+        return
+    action = "append" if option.repeatable else "store"
+    metavar = option.metavar or ("|".join(map(str, option.choices)) if option.choices else option.type.__name__.upper())
+    group.add_argument(option.flag, action=action, dest=option.name, metavar=metavar, help=text)
+
+
+def _shown(default: Any) -> str:
+    return ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+def _listing(metrics: list[Any], as_json: bool) -> str:
+    if not as_json:
+        width = max(len(m.name) for m in metrics)
+        return "\n".join(f"{m.name:<{width}}  {m.question}" for m in metrics)
+    return json.dumps([_entry(m) for m in metrics], ensure_ascii=False)
+
+
+def _entry(metric: Any) -> dict[str, Any]:
+    options = [
+        {"name": o.name, "flag": o.flag, "type": o.type.__name__, "default": o.default, "help": o.help}
+        | {"choices": list(o.choices), "repeatable": o.repeatable}
+        for o in metric.options
+    ]
+    columns = [{"name": c.name, "unit": c.unit, "description": c.description} for c in metric.columns]
+    text = {n: getattr(metric, n) for n in ("name", "title", "question", "formula", "source")}
+    return {**text, "options": options, "columns": columns, "by": list(metric.by), "ci": metric.estimate is not None}

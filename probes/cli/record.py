@@ -1,0 +1,106 @@
+"""`probe record`: a model's routing over prompts, into a trace."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from probes.recording.options import RecordOptions
+
+SUMMARY = "record a model's routing over prompts into a trace"
+EXAMPLE = "probe record allenai/OLMoE-1B-7B-0924 --prompts prompts.jsonl --out olmoe.duckdb"
+
+SAME_NAME = (
+    "max_new_tokens",
+    "max_length",
+    "limit",
+    "logit_rate",
+    "output_rate",
+    "dtype",
+    "device",
+    "revision",
+    "seed",
+    "shard",
+    "trust_remote_code",
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    from probes.recording.options import DEFAULT_CAPTURE, DTYPES, LEVELS
+
+    levels = "; ".join(f"{name}: {what}" for name, what in LEVELS.items())
+    parser.add_argument("model", metavar="MODEL", help="folder or hub name of a transformers model")
+    parser.add_argument("--prompts", required=True, metavar="FILE", help="JSONL, Parquet, .txt or a folder of .txt")
+    parser.add_argument(
+        "--out", required=True, metavar="TRACE", help="trace to write; a run is added to an existing one"
+    )
+    parser.add_argument(
+        "--capture", metavar="LEVELS", help=f"what to keep (default {','.join(DEFAULT_CAPTURE)}). {levels}"
+    )
+    parser.add_argument("--layers", metavar="0-7", help="only these layers (the model's own numbers)")
+    parser.add_argument("--max-new-tokens", type=int, default=0, metavar="N", help="also generate N tokens, greedily")
+    parser.add_argument("--batch-size", default="auto", metavar="auto|N", help="sequences per forward pass")
+    parser.add_argument("--max-length", type=int, metavar="N", help="cut prompts to N tokens")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N sequences")
+    parser.add_argument(
+        "--logit-rate", type=float, default=1.0, metavar="R", help="keep logits for this share of tokens"
+    )
+    parser.add_argument(
+        "--output-rate", type=float, default=0.01, metavar="R", help="keep output vectors for this share of tokens"
+    )
+    parser.add_argument("--dtype", default="auto", metavar="|".join(DTYPES), help="precision to load the model in")
+    parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps, or auto to spread a large model")
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub model")
+    parser.add_argument("--seed", type=int, default=0, help="decides which positions keep their logits")
+    parser.add_argument("--shard", metavar="I/N", help="only every N-th sequence from the I-th on")
+    parser.add_argument("--name", metavar="NAME", help="a name for the run (default: the model's and the prompts')")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be recorded, and how large it gets")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run the model's own Python code")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    from probes.recording.estimate import dry_run
+    from probes.recording.record import record
+
+    options = _options(args)
+    if args.dry_run:
+        estimate = dry_run(args.model, args.prompts, options)
+        print(json.dumps(estimate.as_dict(), ensure_ascii=False) if args.json else estimate.describe())
+        return _left_out(estimate.left_out)
+    done = record(args.model, args.prompts, args.out, resume=args.resume, name=args.name, options=options)
+    for note in done.notes:
+        print(f"probe: {note}", file=sys.stderr)
+    print(json.dumps(done.as_dict(), ensure_ascii=False) if args.json else done.describe())
+    return _left_out(done.left_out)
+
+
+def _options(args: argparse.Namespace) -> RecordOptions:
+    from probes.errors import UsageError
+    from probes.recording.options import RecordOptions, check_options, parse_capture, parse_layers
+
+    if args.batch_size != "auto" and not args.batch_size.isdigit():
+        raise UsageError(f"--batch-size must be auto or a number, got {args.batch_size!r}")
+    options = RecordOptions(
+        capture=parse_capture(args.capture),
+        layers=parse_layers(args.layers),
+        batch_size=None if args.batch_size == "auto" else int(args.batch_size),
+        **{name: getattr(args, name) for name in SAME_NAME},
+    )
+    return check_options(options)
+
+
+SHOWN = 5
+
+
+def _left_out(bad: list) -> int:
+    """Name the prompts that were left out; the exit code says that not all was done."""
+    for item in bad[:SHOWN]:
+        print(f"probe: left out {item}", file=sys.stderr)
+    if len(bad) > SHOWN:
+        print(f"probe: … and {len(bad) - SHOWN} more prompts left out", file=sys.stderr)
+    return 1 if bad else 0

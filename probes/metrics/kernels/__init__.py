@@ -1,0 +1,1 @@
+"""Loops over tokens, compiled by numba and cached; imported only by the metrics that run them."""

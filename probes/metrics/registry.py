@@ -1,0 +1,172 @@
+"""What a metric is, declared once: a file per metric holds `METRIC = Metric(...)`, found by listing this package.
+
+From that record come the Python function `probes.metrics.<name>`, the options of `probe analyze <name>`, the rows of
+docs/metrics.md and the dashboard's menus. Counts first, ratios last: `count` makes additive arrays whose first axis is
+the group (everything, a label, or a single sequence while resampling); `table` turns their sum into rows.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from probes.errors import UsageError, unknown
+
+Counts = dict[str, Any]
+Options = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a metric: a keyword in Python, `--name-with-dashes` on the command line."""
+
+    name: str
+    type: type
+    default: Any
+    help: str
+    choices: tuple[Any, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    repeatable: bool = False
+    metavar: str = ""
+    keyword: str = ""  # in the pure function, where the name is already that of an array
+
+    @property
+    def flag(self) -> str:
+        """`--segment-length` for `segment_length`."""
+        return "--" + self.name.replace("_", "-")
+
+    def check(self, value: Any) -> Any:
+        """The value in its own type (a tuple where the option repeats), or a UsageError naming what is allowed."""
+        if value is None:
+            return self.default
+        if not self.repeatable:
+            return self._one(value)
+        values = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else list(value)
+        if not values:
+            return self.default
+        return tuple(dict.fromkeys(self._one(v) for v in values))
+
+    def _one(self, value: Any) -> Any:
+        value = self._typed(value)
+        if self.choices and value not in self.choices:
+            raise unknown(f"value for {self.flag}", str(value), [str(c) for c in self.choices])
+        too_low = self.low is not None and not value >= self.low
+        if too_low or (self.high is not None and not value <= self.high):
+            raise UsageError(f"{self.flag} must be {self.range_text()}, not {value}")
+        return value
+
+    def _typed(self, value: Any) -> Any:
+        try:
+            typed = self.type(value)
+        except (TypeError, ValueError):
+            raise UsageError(f"{self.flag} takes {self.type.__name__}, not {value!r}") from None
+        if self.type is int and typed != value and not isinstance(value, str):
+            raise UsageError(f"{self.flag} takes a whole number, not {value!r}")
+        return typed
+
+    def range_text(self) -> str:
+        """The allowed range in words."""
+        if self.low is not None and self.high is not None:
+            return f"between {self.low:g} and {self.high:g}"
+        return f"at least {self.low:g}" if self.low is not None else f"at most {self.high:g}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One output column: what the number is, in which unit, and between which ends it lies."""
+
+    name: str
+    unit: str
+    description: str
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One question about routing, with everything that is said about it anywhere.
+
+    needs       arrays it reads beside `experts`: a tuple, or a function of the options; "logits?" = where there are any
+    count       (chunk, options) -> counts; arrays with the group as first axis, additive over chunks of whole sequences
+    table       (counts, options, about) -> DataFrame, its index the position in `estimate` (row identity)
+    estimate    (counts, options, about) -> the main value [..., rows], resamples as leading axis; None: no intervals
+    aggregates  (aggregates, options, about) -> counts, where the trace's stored sums are enough
+    groups      options -> what the metric itself compares ("label", "token", "predicted", "next"), or None
+    by          what `--by` may name
+    check       (options, about): raises UsageError where options do not fit together or the trace
+    merge       how two counts become one, where that is not addition
+    second      (counts, options, about) -> options of a second pass over the trace, or None
+    cells       (options, about) -> how many numbers `count` makes per group, where they are many
+    draws       (sums, groups, options, about) -> [resamples, rows], where `estimate` of each would be too slow
+    paired      compares two runs of the same tokens (`--against RUN`; `other_experts` in Python)
+    value       the column `estimate` computes
+    laws        names of laws (see laws.py) it obeys;  ends: values it must take on uniform and one-hot routing
+    """
+
+    name: str
+    title: str
+    question: str
+    formula: str
+    source: str
+    columns: tuple[Column, ...]
+    count: Callable[..., Counts]
+    table: Callable[..., Any]
+    options: tuple[Option, ...] = ()
+    needs: tuple[str, ...] | Callable[[Options], tuple[str, ...]] = ()
+    estimate: Callable[..., Any] | None = None
+    aggregates: Callable[..., Counts | None] | None = None
+    groups: Callable[[Options], str | None] = lambda options: None
+    by: tuple[str, ...] = ("label",)
+    merge: Callable[[Counts, Counts], Counts] | None = None
+    second: Callable[..., Options | None] | None = None
+    check: Callable[[Options, Any], None] | None = None
+    cells: Callable[[Options, Any], int] | None = None
+    draws: Callable[..., Any] | None = None
+    paired: bool = False
+    value: str = ""
+    laws: tuple[str, ...] = ()
+    ends: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    notes: str = ""
+
+    def needed(self, options: Options) -> tuple[str, ...]:
+        """The arrays it reads beside `experts`, for these options."""
+        return tuple(self.needs(options)) if callable(self.needs) else self.needs
+
+    def option(self, name: str) -> Option:
+        """The option of that name, or a UsageError with the nearest right one."""
+        known = {o.name: o for o in self.options}
+        if name not in known:
+            raise unknown(f"option of {self.name}", name, known)
+        return known[name]
+
+    def checked(self, given: Mapping[str, Any]) -> Options:
+        """All options with their defaults; a wrong name or value is a UsageError."""
+        for name in given:
+            self.option(name)
+        return {o.name: o.check(given.get(o.name)) for o in self.options}
+
+
+@cache
+def discover() -> dict[str, Metric]:
+    """Every metric of this package by name: each module with a `METRIC` is one."""
+    package = importlib.import_module("probes.metrics")
+    names = (
+        m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "document"
+    )  # which is run as a program
+    modules = (importlib.import_module(f"probes.metrics.{name}") for name in names)
+    found = (m.METRIC for m in modules if hasattr(m, "METRIC"))
+    return {metric.name: metric for metric in sorted(found, key=lambda m: m.name)}
+
+
+def get(name: str) -> Metric:
+    """The metric of that name, or a UsageError with the nearest right one."""
+    metrics = discover()
+    key = name.replace("-", "_")
+    if key not in metrics:
+        raise unknown("metric", name, metrics)
+    return metrics[key]

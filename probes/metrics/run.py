@@ -1,0 +1,199 @@
+"""From a source of routing to a metric's table: stream, count, pool, resample, then take ratios once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from probes.errors import ProbeError, UsageError, unknown
+from probes.metrics.bootstrap import RESAMPLES, SEED, Resampled, interval
+from probes.metrics.chunk import About, Chunk, add_counts, cut, sequence_starts
+from probes.metrics.registry import Counts, Metric, Options
+from probes.metrics.vocabulary import Vocabulary
+from probes.routing import RoutingArrays
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+SEQUENCE_CELLS = 48_000_000
+TOKENS = {"token": ("token?", "token_id?"), "predicted": ("predicted_id",), "next": ("token?", "token_id?")}
+
+
+class Source(Protocol):
+    """Where routing comes from: arrays in memory, or a trace on disk."""
+
+    about: About
+    label_names: tuple[str, ...]
+    n_sequences: int
+
+    def chunks(self, needs: tuple[str, ...]) -> Iterator[RoutingArrays]:
+        """Whole sequences at a time, in order, with the arrays named in `needs` beside `experts`."""
+        ...
+
+    def aggregates(self) -> Mapping[str, Any] | None:
+        """The additive sums stored with a trace, or None."""
+        ...
+
+
+def run(
+    metric: Metric,
+    source: Source,
+    given: Mapping[str, Any],
+    by: str | None = None,
+    ci: bool = False,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> pd.DataFrame:
+    """The metric's table over a source. `given`: its options; `by`: what to group by; `ci`: add bootstrap intervals."""
+    options = metric.checked(given)
+    about = _about(metric, source, options, by)
+    if metric.check is not None:
+        metric.check(options, about)
+    if ci and (metric.estimate is None or about.by not in (None, "label")):
+        raise UsageError(f"{metric.name} has no --ci here: it is not a ratio of counts per sequence")
+    if not ci and (stored := _from_aggregates(metric, source, options, about)) is not None:
+        return finish(metric, stored, options, about)
+    passes = _Pass(metric, source, Resampled(source.n_sequences, resamples, seed) if ci else None)
+    counts = passes.go(options, about)
+    if metric.second is not None and (again := metric.second(counts, options, passes.about)) is not None:
+        passes.resampled = Resampled(source.n_sequences, resamples, seed) if ci else None
+        counts, options = passes.go(again, about), again
+    return finish(metric, counts, options, passes.about, passes.resampled)
+
+
+def _about(metric: Metric, source: Source, options: Options, by: str | None) -> About:
+    own = metric.groups(options)
+    if by is not None and by not in metric.by:
+        raise unknown("grouping for --by", by, metric.by) if metric.by else UsageError(f"{metric.name} has no --by")
+    if by is not None and own not in (None, by):
+        raise UsageError(f"{metric.name} groups by {own} here, so it cannot also go --by {by}")
+    kind = own or by
+    if kind == "label" and not source.label_names:
+        raise ProbeError("the sequences have no labels to compare: record prompts with a label, or import `label`")
+    return replace(source.about, by=kind, groups=(*source.label_names, None) if kind == "label" else (None,))
+
+
+def _from_aggregates(metric: Metric, source: Source, options: Options, about: About) -> Counts | None:
+    if metric.aggregates is None:
+        return None
+    stored = source.aggregates()
+    return None if stored is None else metric.aggregates(stored, options, about)
+
+
+class _Pass:
+    """One reading of the source; remembers the groups it met and, where asked, every resample's sums."""
+
+    def __init__(self, metric: Metric, source: Source, resampled: Resampled | None) -> None:
+        self.metric, self.source, self.resampled = metric, source, resampled
+
+    def go(self, options: Options, about: About) -> Counts:
+        self.about, self.vocabulary = about, Vocabulary()
+        self.state: dict[str, Any] = {}
+        total: Counts | None = None
+        merge = self.metric.merge or add_counts
+        for arrays in self._blocks(options):
+            counts = self._count(arrays, options, total)
+            total = counts if total is None else merge(total, counts)
+        if total is None:
+            raise ProbeError("there are no tokens to look at: the run (or the chosen layers) is empty")
+        if about.by in TOKENS:
+            self.about = replace(self.about, groups=self.vocabulary.names())
+        return total
+
+    def _blocks(self, options: Options) -> Iterator[RoutingArrays]:
+        """The source's chunks; while resampling, cut so that the counts of single sequences fit into memory."""
+        chunks = self.source.chunks(self._needs(options))
+        if self.resampled is None or self.metric.cells is None:
+            yield from chunks
+            return
+        size = max(1, SEQUENCE_CELLS // self.metric.cells(options, self.about))
+        for arrays in chunks:
+            starts = sequence_starts(arrays.sequence_id)
+            for first in range(0, len(starts) - 1, size):
+                last = min(first + size, len(starts) - 1)
+                yield cut(arrays, int(starts[first]), int(starts[last]))
+
+    def _needs(self, options: Options) -> tuple[str, ...]:
+        grouping = {"label": ("label",), "predicted": ("predicted_id",), None: ()}.get(self.about.by, TOKENS["token"])
+        return tuple(dict.fromkeys((*self.metric.needed(options), *grouping)))
+
+    def _count(self, arrays: RoutingArrays, options: Options, so_far: Counts | None) -> Counts:
+        starts = sequence_starts(arrays.sequence_id)
+        group, n_groups = self._groups(arrays, starts)
+        if self.resampled is None:
+            return self._counted(Chunk(arrays, starts, group, n_groups, self.about, so_far, self.state), options)
+        sequences = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+        chunk = Chunk(arrays, starts, sequences, len(starts) - 1, self.about, so_far, self.state, group)
+        each, rows = self._counted(chunk, options), group[starts[:-1]]
+        listed = {key: each.pop(key) for key in list(each) if key.startswith("_")}
+        if any(key.startswith("max_") for key in each):
+            raise UsageError(f"{self.metric.name} has no --ci for a maximum")
+        self.resampled.add(each, rows, n_groups)
+        return listed | {key: _fold(values, rows, n_groups) for key, values in each.items()}
+
+    def _groups(self, arrays: RoutingArrays, starts: np.ndarray) -> tuple[np.ndarray, int]:
+        tokens = len(arrays.sequence_id)
+        if self.about.by in TOKENS:
+            return self.vocabulary.targets(arrays, starts, self.about.by), len(self.vocabulary)
+        if len(self.about.groups) == 1:
+            return np.zeros(tokens, np.int64), 1
+        labels = np.full(tokens, -1) if arrays.label is None else np.asarray(arrays.label)
+        return np.where(labels < 0, len(self.about.groups) - 1, labels).astype(np.int64), len(self.about.groups)
+
+    def _counted(self, chunk: Chunk, options: Options) -> Counts:
+        counts = self.metric.count(chunk, options)
+        if "n_tokens" not in counts:
+            counts["n_tokens"] = _tokens_with_routing(chunk)
+        counts["seen"] = np.bincount(chunk.group[chunk.group >= 0], minlength=chunk.n_groups)
+        return counts
+
+
+def _tokens_with_routing(chunk: Chunk) -> np.ndarray:
+    routed = chunk.routed & (chunk.group >= 0)[:, None]
+    each = [np.bincount(chunk.group[routed[:, i]], minlength=chunk.n_groups) for i in range(routed.shape[1])]
+    return np.stack(each, axis=1)
+
+
+def _fold(values: np.ndarray, rows: np.ndarray, n_groups: int) -> np.ndarray:
+    out = np.zeros((n_groups, *values.shape[1:]), values.dtype)
+    for g in np.unique(rows):
+        out[g] = values[rows == g].sum(axis=0)
+    return out
+
+
+def finish(
+    metric: Metric, counts: Counts, options: Options, about: About, resampled: Resampled | None = None
+) -> pd.DataFrame:
+    """The table of pooled counts, with `ci_low` and `ci_high` where resamples were kept; groups without tokens go."""
+    counts, about, kept = _drop_empty(counts, about)
+    frame = metric.table(counts, options, about)
+    if resampled is not None and metric.estimate is not None:
+        value = np.asarray(metric.estimate(counts, options, about)).ravel()
+        draws = _draws(metric, resampled, options, about, kept, value.size)
+        low, high = interval(value, draws)
+        frame["ci_low"], frame["ci_high"] = low[frame.index], high[frame.index]
+    return frame.reset_index(drop=True)
+
+
+def _draws(
+    metric: Metric, resampled: Resampled, options: Options, about: About, kept: list[int] | None, rows: int
+) -> np.ndarray:
+    groups = slice(None) if kept is None else kept
+    if metric.draws is not None:
+        return metric.draws(resampled.sums, groups, options, about)
+    estimate = metric.estimate
+    assert estimate is not None
+    return resampled.estimates(lambda counts: estimate(counts, options, about), groups, rows)
+
+
+def _drop_empty(counts: Counts, about: About) -> tuple[Counts, About, list[int] | None]:
+    """Leaves out the row of sequences without a label when there are none: it is no group of its own."""
+    if about.by != "label" or np.asarray(counts["seen"])[-1] > 0:
+        return counts, about, None
+    kept = list(range(len(about.groups) - 1))
+    left = {k: v[:-1] if isinstance(v, np.ndarray) and len(v) == len(about.groups) else v for k, v in counts.items()}
+    return left, replace(about, groups=about.groups[:-1]), kept

@@ -1,0 +1,88 @@
+"""What a recording keeps and how it runs, checked before anything heavy is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from probes.errors import UsageError, unknown
+
+LEVELS = {
+    "ids": "the chosen experts (always kept)",
+    "weights": "the weights they were given",
+    "logits": "every expert's router logit",
+    "norms": "L2 norm and largest component of every chosen expert's output, largest component of its input",
+    "predictions": "log-probability of every token and the most likely next one",
+    "outputs": "the output vectors of the chosen experts, for a sample of the tokens (--output-rate)",
+    "moments": "running mean and variance of every expert's output vectors",
+}
+DEFAULT_CAPTURE = ("ids", "weights", "logits", "norms", "predictions")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class RecordOptions:
+    """Options of `probe record`, with their defaults; `validated` refuses what makes no sense."""
+
+    capture: tuple[str, ...] = DEFAULT_CAPTURE
+    layers: tuple[int, ...] | None = None
+    max_new_tokens: int = 0
+    batch_size: int | None = None
+    max_length: int | None = None
+    limit: int | None = None
+    logit_rate: float = 1.0
+    output_rate: float = 0.01
+    dtype: str = "auto"
+    device: str | None = None
+    revision: str | None = None
+    seed: int = 0
+    shard: str | None = None
+    trust_remote_code: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        """The options that decide the rows, for the fingerprint of a run."""
+        return asdict(self)
+
+
+def parse_capture(text: str | None) -> tuple[str, ...]:
+    """`"logits,norms"` -> the levels to keep; chosen ids always belong to it."""
+    if text is None:
+        return DEFAULT_CAPTURE
+    levels = [word.strip() for word in text.split(",") if word.strip()]
+    for level in levels:
+        if level not in LEVELS:
+            raise unknown("capture level", level, LEVELS)
+    return tuple(dict.fromkeys(["ids", *levels]))
+
+
+def parse_layers(text: str | None) -> tuple[int, ...] | None:
+    """`"0-3,7"` -> (0, 1, 2, 3, 7); None for all."""
+    if text is None:
+        return None
+    layers: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        try:
+            low, high = int(first), int(last or first)
+        except ValueError:
+            raise UsageError(f"--layers {text!r} must look like 0-7 or 0,3,5") from None
+        if high < low:
+            raise UsageError(f"--layers {part.strip()!r}: the range runs backwards")
+        layers.update(range(low, high + 1))
+    return tuple(sorted(layers))
+
+
+def check_options(options: RecordOptions) -> RecordOptions:
+    """Raise UsageError for numbers out of range."""
+    for name in ("batch_size", "max_length", "limit"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if options.max_new_tokens < 0:
+        raise UsageError(f"--max-new-tokens must not be negative, got {options.max_new_tokens}")
+    for name in ("logit_rate", "output_rate"):
+        if not 0 < getattr(options, name) <= 1:
+            raise UsageError(f"--{name.replace('_', '-')} must be above 0 and at most 1, got {getattr(options, name)}")
+    if options.dtype not in DTYPES:
+        raise unknown("dtype", options.dtype, DTYPES)
+    return options

@@ -1,0 +1,69 @@
+"""Exactly which model, text and software made a recording."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import sys
+from typing import Any
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "duckdb", "numpy")
+SAMPLES_PER_TENSOR = 64
+
+
+def describe_model(model: Any, tokenizer: Any, source: str, revision: str | None) -> dict[str, Any]:
+    """Name, revision, class, numbers of parameters, precision and hashes of a loaded model."""
+    config = model.config
+    return {
+        "model": source,
+        "revision": revision or getattr(config, "_commit_hash", None),
+        "model_type": config.model_type,
+        "model_class": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "experts_implementation": getattr(config, "_experts_implementation", None),
+        "weights_fingerprint": weights_fingerprint(model),
+        "tokenizer_hash": tokenizer_hash(tokenizer),
+    }
+
+
+def weights_fingerprint(model: Any) -> str | None:
+    """A hash over every parameter's name, shape and a sample of its values; None while weights are offloaded.
+
+    A sample, because reading all of a 100 GB model would take longer than recording through it; a fine-tuned or
+    differently cast copy still gets another fingerprint.
+    """
+    import torch
+
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        if parameter.is_meta:
+            return None
+        flat = parameter.detach().reshape(-1)
+        step = max(1, flat.numel() // SAMPLES_PER_TENSOR)
+        values = flat[::step][:SAMPLES_PER_TENSOR].to(device="cpu", dtype=torch.float32)
+        digest.update(f"{name}{tuple(parameter.shape)}".encode() + values.numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def tokenizer_hash(tokenizer: Any) -> str | None:
+    """A hash of the tokenizer's whole definition (vocabulary, merges, special tokens) and its chat template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    definition = backend.to_str() + str(getattr(tokenizer, "chat_template", ""))
+    return hashlib.sha256(definition.encode()).hexdigest()[:32]
+
+
+def software() -> dict[str, str]:
+    """Versions of everything that can change a number."""
+    from probes import __version__
+
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {"router-workbench": __version__, "python": platform.python_version(), **versions}
+
+
+def command_line() -> list[str]:
+    return list(sys.argv)

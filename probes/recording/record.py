@@ -1,0 +1,236 @@
+"""Record a model's routing over prompts into a trace: the use case that ties model, hooks and store together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from probes.errors import ProbeError
+from probes.prompts import BadPrompt, Prompts, read_prompts
+from probes.recording.encode import EncodedPrompt, context_length, encode_prompts
+from probes.recording.options import RecordOptions, check_options, parse_capture
+from probes.recording.plan import fingerprint, plan_batches, take_shard
+from probes.recording.target import check_target, open_writer
+
+if TYPE_CHECKING:
+    from probes.recording.session import Feeder
+    from store.batch import LayerInfo, RunInfo
+    from store.writer import TraceWriter
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a finished `record` did: where it is, how much it is, and which prompts it had to leave out."""
+
+    path: str
+    run_id: int
+    sequences: int
+    tokens: int
+    seconds: float
+    bytes: int
+    left_out: list[BadPrompt] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def describe(self) -> str:
+        """One line for people."""
+        rate = f", {self.tokens / self.seconds:,.0f} tokens/s" if self.seconds > 0 and self.tokens else ""
+        return (
+            f"run {self.run_id} in {self.path}: {self.sequences:,} sequences, {self.tokens:,} tokens, "
+            f"{self.bytes / 1e6:,.1f} MB in {self.seconds:.1f} s{rate}"
+        )
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that is fixed before the first forward pass."""
+
+    prompts: list[EncodedPrompt]
+    batches: list[list[int]]
+    fingerprint: str
+    left_out: list[BadPrompt]
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(prompt.ids) for prompt in self.prompts)
+
+
+def record(
+    model: Any,
+    prompts: str | Path | Prompts,
+    out: str | Path,
+    *,
+    tokenizer: Any = None,
+    resume: bool = False,
+    name: str | None = None,
+    progress: bool | None = None,
+    options: RecordOptions | None = None,
+    **settings: Any,
+) -> Recorded:
+    """Record `prompts` through `model` into the trace `out`.
+
+    model    a folder or hub name, or a loaded model together with its `tokenizer`
+    prompts  a path (see `probes.prompts`) or prompts already read
+    out      a new trace, or one of the same model, to which a run is added
+    resume   go on with the interrupted run in `out`; begins a new one if there is none
+    settings fields of RecordOptions by name (capture="logits,norms", max_new_tokens=32, ...)
+
+    Raises ProbeError or store.errors.TraceError, one line each; what is recorded by then stays.
+    """
+    options = check_options(options or options_from(**settings))
+    found = prompts if isinstance(prompts, Prompts) else read_prompts(prompts, options.limit)
+    check_target(Path(out))
+    source = str(model) if isinstance(model, str | Path) else getattr(model.config, "_name_or_path", "") or "in memory"
+    model, tokenizer = _loaded(model, tokenizer, options)
+    job = prepare(model, tokenizer, found, options)
+    run = _Run(model, tokenizer, job, options, source, name)
+    return run.into(Path(out), resume=resume, progress=progress)
+
+
+def options_from(capture: str | Sequence[str] | None = None, **settings: Any) -> RecordOptions:
+    """RecordOptions from loose settings; `capture` as text or as a sequence of levels."""
+    text = capture if capture is None or isinstance(capture, str) else ",".join(capture)
+    try:
+        return RecordOptions(capture=parse_capture(text), **settings)
+    except TypeError as error:
+        raise ProbeError(f"record: {str(error).split('__init__() ')[-1]}") from error
+
+
+def prepare(model: Any, tokenizer: Any, prompts: Prompts, options: RecordOptions) -> Job:
+    """Tokenize, cut into batches, and fingerprint: the part of a recording that needs no forward pass."""
+    encoded, too_long = encode_prompts(
+        prompts.good,
+        tokenizer,
+        max_length=options.max_length,
+        context=context_length(model),
+        new_tokens=options.max_new_tokens,
+    )
+    encoded = take_shard(encoded, options.shard)
+    if not encoded:
+        raise ProbeError(f"shard {options.shard} holds no prompt: there are fewer prompts than shards")
+    lengths = [len(item.ids) + options.max_new_tokens for item in encoded]
+    batches = plan_batches(lengths, options.batch_size, model.device.type)
+    print_ = fingerprint([item.ids for item in encoded], batches, options.settings())
+    return Job(encoded, batches, print_, [*prompts.bad, *too_long])
+
+
+def _loaded(model: Any, tokenizer: Any, options: RecordOptions) -> tuple[Any, Any]:
+    if isinstance(model, str | Path):
+        from probes.model import load_model
+
+        return load_model(
+            model,
+            dtype=options.dtype,
+            device=options.device,
+            revision=options.revision,
+            trust_remote_code=options.trust_remote_code,
+        )
+    if tokenizer is None:
+        raise ProbeError("record: a loaded model needs its tokenizer (tokenizer=…)")
+    return model, tokenizer
+
+
+@dataclass
+class _Run:
+    """A prepared recording, about to be written into a trace."""
+
+    model: Any
+    tokenizer: Any
+    job: Job
+    options: RecordOptions
+    source: str
+    name: str | None
+
+    def into(self, out: Path, *, resume: bool, progress: bool | None) -> Recorded:
+        from probes.recording.session import feeder
+
+        started = time.perf_counter()
+        with feeder(self.model, self.tokenizer, self.options) as feed:
+            writer = open_writer(out, self._info(feed), _layers(feed), self._kept(), resume=resume)
+            if writer is None:
+                return self._recorded(out, None, started, [*feed.notes, "this run was complete already"])
+            with writer:
+                done = writer.batches_done
+                self._feed(feed, writer, done, progress)
+                writer.finish()
+            again = [f"went on after {done} of {len(self.job.batches)} batches"] if done else []
+            return self._recorded(out, writer.run_id, started, [*feed.notes, *again])
+
+    def _recorded(self, out: Path, run_id: int | None, started: float, notes: list[str]) -> Recorded:
+        from store.trace import open_trace
+
+        run = open_trace(out).run(run_id)
+        return Recorded(
+            path=str(out),
+            run_id=int(run["run_id"]),
+            sequences=int(run["n_sequences"]),
+            tokens=int(run["n_tokens"]),
+            seconds=time.perf_counter() - started,
+            bytes=out.stat().st_size,
+            left_out=self.job.left_out,
+            notes=notes,
+        )
+
+    def _feed(self, feed: Feeder, writer: TraceWriter, done: int, progress: bool | None) -> None:
+        from tqdm import tqdm
+
+        tokens = [sum(len(self.job.prompts[i].ids) for i in batch) for batch in self.job.batches]
+        hidden = None if progress is None else not progress  # None: shown on a terminal, silent in a pipe
+        with tqdm(
+            total=sum(tokens), initial=sum(tokens[:done]), unit=" tokens", unit_scale=True, disable=hidden
+        ) as bar:
+            for index in range(done, len(self.job.batches)):
+                writer.write(feed.batch(index, [self.job.prompts[i] for i in self.job.batches[index]]))
+                bar.set_postfix_str(f"{writer.bytes_written / 1e6:.1f} MB", refresh=False)
+                bar.update(tokens[index])
+
+    def _info(self, feed: Feeder) -> RunInfo:
+        from probes.recording.provenance import command_line, describe_model, software
+        from store.batch import RunInfo
+
+        described = describe_model(self.model, self.tokenizer, self.source, self.options.revision)
+        return RunInfo(
+            name=self.name or Path(self.source).name,
+            model=self.source,
+            revision=described["revision"],
+            num_layers=self.model.config.get_text_config().num_hidden_layers,
+            provenance={
+                **described,
+                "fingerprint": self.job.fingerprint,
+                "options": self.options.settings(),
+                "software": software(),
+                "command": command_line(),
+                "gating": feed.recorder.gating_parameters,
+                "self_test": feed.recorder.report.summary,
+                "notes": [*feed.recorder.report.notes, *feed.notes],
+            },
+        )
+
+    def _kept(self) -> dict[str, Any]:
+        return {
+            "levels": list(self.options.capture),
+            "logit_rate": self.options.logit_rate,
+            "output_rate": self.options.output_rate,
+        }
+
+
+def _layers(feed: Feeder) -> list[LayerInfo]:
+    from store.batch import LayerInfo
+
+    return [
+        LayerInfo(
+            layer=router.layer,
+            module=router.module,
+            num_experts=router.num_experts,
+            top_k=router.top_k,
+            gating=f"{feed.settings.scoring[router.layer]}: {router.gating}",
+            shared_experts=router.shared_experts,
+            stream=router.stream,
+        )
+        for router in feed.settings.routers
+    ]

@@ -1,0 +1,147 @@
+"""Forward passes and predictions of one batch, made into the rows that a trace keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probes.recording.encode import EncodedPrompt
+from probes.recording.layout import NEVER_FED, Layout, lay_out
+from probes.recording.plan import sample_positions
+from probes.recording.tokens import TokenTexts
+from probes.routing import NO_EXPERT, Router
+from probes.scores import bf16_to_float32, entropy, margin, probabilities
+
+if TYPE_CHECKING:
+    from store.batch import Batch, LayerRows
+
+PER_SLOT = ("weights", "output_norm", "output_absmax")
+
+
+@dataclass(frozen=True)
+class RowSettings:
+    """What decides the rows apart from the forward passes themselves."""
+
+    routers: tuple[Router, ...]
+    scoring: dict[int, str]
+    keep: frozenset[str]
+    logit_rate: float
+    output_rate: float
+    seed: int
+    token_texts: TokenTexts
+
+
+def batch_rows(
+    index: int,
+    group: Sequence[EncodedPrompt],
+    generated: Sequence[np.ndarray],
+    forwards: Sequence[Any],
+    predictions: Sequence[Any],
+    settings: RowSettings,
+    moments: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None,
+) -> Batch:
+    """One batch as the trace takes it; a sequence is its prompt's tokens followed by the generated ones."""
+    from store.batch import Batch
+
+    ids = [np.concatenate([item.ids, new]) for item, new in zip(group, generated, strict=True)]
+    lengths = [len(sequence) for sequence in ids]
+    # The last generated token has been chosen but not fed, so nothing was routed for it.
+    fed = [len(s) - bool(len(new)) for s, new in zip(ids, generated, strict=True)]
+    layout = lay_out(forwards, lengths, fed)
+    return Batch(
+        index=index,
+        sequences=[_sequence(item, length) for item, length in zip(group, lengths, strict=True)],
+        tokens=_tokens(group, np.concatenate(ids), layout, predictions, settings),
+        layers=[_layer(router, forwards, layout, group, settings) for router in settings.routers],
+        moments=moments,
+    )
+
+
+def _sequence(item: EncodedPrompt, length: int) -> dict[str, Any]:
+    prompt = item.prompt
+    metadata = {**prompt.metadata, **({"target": prompt.target} if prompt.target is not None else {})}
+    return {
+        "sequence_id": item.sequence_id,
+        "prompt_id": prompt.prompt_id,
+        "label": prompt.label,
+        "source": prompt.source,
+        "text": item.text,
+        "n_tokens": length,
+        "metadata": metadata,
+    }
+
+
+def _tokens(
+    group: Sequence[EncodedPrompt], ids: np.ndarray, layout: Layout, predictions: Sequence[Any], settings: RowSettings
+) -> dict[str, Any]:
+    sequence_ids = np.array([item.sequence_id for item in group], dtype=np.int32)
+    tokens = {
+        "sequence_id": sequence_ids[layout.sequence],
+        "position": layout.position.astype(np.int32),
+        "token_id": ids,
+        "phase": layout.phase,
+        "token": settings.token_texts(ids.tolist()),
+    }
+    if predictions:
+        logprob = layout.gather([p.logprob.reshape(-1).cpu().numpy() for p in predictions], np.nan)
+        logprob = np.where(layout.position == 0, np.nan, logprob)  # nothing stands before the first token
+        tokens["logprob"] = logprob.astype(np.float32)
+        predicted = layout.gather([p.predicted_id.reshape(-1).cpu().numpy() for p in predictions], -1)
+        tokens["predicted_id"] = predicted.astype(np.int32)
+    return tokens
+
+
+def _layer(
+    router: Router, forwards: Sequence[Any], layout: Layout, group: Sequence[EncodedPrompt], settings: RowSettings
+) -> LayerRows:
+    from store.batch import LayerRows
+
+    parts = [forward.routing[router.layer] for forward in forwards if router.layer in forward.routing]
+    if len(parts) < len(forwards):
+        return _unrouted(router, forwards, layout)
+    experts = layout.gather([part.experts for part in parts], NO_EXPERT)
+    arrays: dict[str, Any] = {
+        name: layout.gather([getattr(part, name) for part in parts], np.nan)
+        for name in (*PER_SLOT, "input_absmax")
+        if getattr(parts[0], name) is not None
+    }
+    if parts[0].logits is not None:
+        bf16 = forwards[0].logits_bf16
+        logits = layout.gather([part.logits for part in parts], _BF16_NAN if bf16 else np.nan)
+        arrays |= _scores(logits, bf16, experts, settings.scoring.get(router.layer, "softmax"))
+        if "logits" in settings.keep:
+            arrays["logits"] = logits
+            arrays["logits_kept"] = _sampled(layout, group, settings.logit_rate, settings.seed)
+    if parts[0].outputs is not None:
+        kept = _sampled(layout, group, settings.output_rate, settings.seed)
+        outputs = layout.gather([part.outputs for part in parts], np.nan)
+        arrays |= {"outputs": outputs if kept is None else outputs[kept], "outputs_kept": kept}
+    fed = bool((layout.source >= 0).all())
+    return LayerRows(layer=router.layer, experts=experts, missing_reason=None if fed else NEVER_FED, **arrays)
+
+
+_BF16_NAN = 0x7FC0
+
+
+def _unrouted(router: Router, forwards: Sequence[Any], layout: Layout) -> LayerRows:
+    """A layer that did not run on these tokens (another modality's experts), with the reason the hooks gave."""
+    from store.batch import LayerRows
+
+    reason = next((f.missing[router.layer] for f in forwards if router.layer in f.missing), "the layer did not run")
+    experts = np.full((len(layout.source), max(1, router.top_k)), NO_EXPERT, dtype=np.int16)
+    return LayerRows(layer=router.layer, experts=experts, missing_reason=reason)
+
+
+def _scores(logits: np.ndarray, bf16: bool, experts: np.ndarray, scoring: str) -> dict[str, np.ndarray]:
+    values = bf16_to_float32(logits) if bf16 else logits.astype(np.float32, copy=False)
+    p = probabilities(values, scoring)
+    # A router may score more than it can choose (LongCat's identity experts are choosable, Zaya's skip class is not).
+    return {"entropy": entropy(p), "margin": margin(p, experts)}
+
+
+def _sampled(layout: Layout, group: Sequence[EncodedPrompt], rate: float, seed: int) -> np.ndarray | None:
+    sequence_ids = np.array([item.sequence_id for item in group])[layout.sequence]
+    return sample_positions(sequence_ids, layout.position, rate, seed)

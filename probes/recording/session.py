@@ -1,0 +1,154 @@
+"""Running a prepared recording: batches through the model, their rows to the writer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probes.errors import ProbeError
+from probes.recording.encode import EncodedPrompt
+from probes.recording.options import RecordOptions
+from probes.recording.rows import RowSettings, batch_rows
+from probes.recording.tokens import TokenTexts
+
+if TYPE_CHECKING:
+    import torch
+
+    from probes.capture import Want
+    from store.batch import Batch
+
+
+def wanted(options: RecordOptions) -> Want:
+    """The capture levels of the options, as the hooks take them."""
+    from probes.capture import Want
+
+    levels = set(options.capture)
+    return Want(
+        logits="logits" in levels,
+        weights="weights" in levels,
+        norms="norms" in levels,
+        outputs="outputs" in levels,
+        moments="moments" in levels,
+        layers=options.layers,
+    )
+
+
+@dataclass
+class Feeder:
+    """Feeds batches of prompts to a model under hooks and returns their rows."""
+
+    model: Any
+    tokenizer: Any
+    recorder: Any
+    predictions: Any
+    settings: RowSettings
+    max_new_tokens: int
+
+    def batch(self, index: int, group: Sequence[EncodedPrompt]) -> Batch:
+        """Rows of one batch: a single pass over the prompts, or generation after them."""
+        generated = self._generate(group) if self.max_new_tokens else self._read(group)
+        forwards = self.recorder.take()
+        predictions = self.predictions.take() if self.predictions else []
+        moments = self.recorder.take_moments() or None
+        return batch_rows(index, group, generated, forwards, predictions, self.settings, moments)
+
+    def _read(self, group: Sequence[EncodedPrompt]) -> list[np.ndarray]:
+        # Padding on the right: positions need no shift, and recurrent layers (Mamba, linear attention) see it last.
+        ids, mask = pad([item.ids for item in group], self._pad_id, left=False, device=self.model.device)
+        self._call(self.model, input_ids=ids, use_cache=False, **({} if mask is None else {"attention_mask": mask}))
+        return [np.empty(0, np.int32)] * len(group)
+
+    def _generate(self, group: Sequence[EncodedPrompt]) -> list[np.ndarray]:
+        from transformers import GenerationConfig
+
+        ids, mask = pad([item.ids for item in group], self._pad_id, left=True, device=self.model.device)
+        stop = self.model.generation_config.eos_token_id
+        config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=self.max_new_tokens,
+            eos_token_id=stop,
+            pad_token_id=self._pad_id,
+            use_cache=True,
+            disable_compile=True,  # hooks that come after compilation are ignored
+        )
+        mask = ids.new_ones(ids.shape) if mask is None else mask
+        # All positions' logits, not only the last one's, so that the prompt's tokens get their log-probability too.
+        keep = {"logits_to_keep": 0} if self.model._supports_logits_to_keep() and self.predictions else {}
+        output = self._call(self.model.generate, inputs=ids, attention_mask=mask, generation_config=config, **keep)
+        stops = {stop} if isinstance(stop, int) else set(stop or [])
+        return [cut_after(row, stops) for row in output[:, ids.shape[1] :].cpu().numpy().astype(np.int32)]
+
+    @property
+    def notes(self) -> list[str]:
+        """What of this model could not be recorded as asked, in words."""
+        words: dict[str, list[int]] = {}
+        for report in self.recorder.report.layers:
+            for word in report.words:
+                words.setdefault(word, []).append(report.layer)
+        layers = {
+            word: f"layer{'s' if len(found) > 1 else ''} {','.join(map(str, found))}" for word, found in words.items()
+        }
+        return [f"{where}: {word}" for word, where in layers.items()]
+
+    @property
+    def _pad_id(self) -> int:
+        for candidate in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if candidate is not None:
+                return int(candidate)
+        return 0
+
+    def _call(self, function: Any, **inputs: Any) -> Any:
+        import torch
+
+        try:
+            with torch.no_grad():
+                return function(**inputs)
+        except torch.OutOfMemoryError as error:
+            raise ProbeError("the device is out of memory; use a smaller --batch-size or --max-length") from error
+
+
+def pad(
+    sequences: Sequence[np.ndarray], pad_id: int, *, left: bool, device: Any
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Token ids [B, S] and their mask, which is None when nothing is padded: unmasked attention is faster."""
+    import torch
+
+    length = max(len(sequence) for sequence in sequences)
+    ids = np.full((len(sequences), length), pad_id, dtype=np.int64)
+    mask = np.zeros((len(sequences), length), dtype=np.int64)
+    for row, sequence in enumerate(sequences):
+        at = slice(length - len(sequence), length) if left else slice(0, len(sequence))
+        ids[row, at], mask[row, at] = sequence, 1
+    on_device = torch.from_numpy(ids).to(device)
+    return on_device, None if mask.all() else torch.from_numpy(mask).to(device)
+
+
+def cut_after(ids: np.ndarray, stops: set[int]) -> np.ndarray:
+    """A generated sequence up to and including the first stop token; what follows is padding."""
+    ends = np.flatnonzero(np.isin(ids, list(stops)))
+    return ids[: ends[0] + 1] if len(ends) else ids
+
+
+@contextlib.contextmanager
+def feeder(model: Any, tokenizer: Any, options: RecordOptions) -> Iterator[Feeder]:
+    """A Feeder whose hooks are on the model exactly as long as the block runs."""
+    from probes.capture import capture
+    from probes.capture.predictions import Predictions
+
+    with contextlib.ExitStack() as stack:
+        recorder = stack.enter_context(capture(model, wanted(options)))
+        watching = stack.enter_context(Predictions(model)) if "predictions" in options.capture else None
+        settings = RowSettings(
+            routers=recorder.routers,
+            scoring={layer: gating.get("score", "softmax") for layer, gating in recorder.gating_parameters.items()},
+            keep=frozenset(options.capture),
+            logit_rate=options.logit_rate,
+            output_rate=options.output_rate,
+            seed=options.seed,
+            token_texts=TokenTexts(tokenizer),
+        )
+        yield Feeder(model, tokenizer, recorder, watching, settings, options.max_new_tokens)
