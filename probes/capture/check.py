@@ -16,20 +16,19 @@ from weakref import WeakKeyDictionary
 import torch
 
 from probes.capture.discovery import MoELayer, discover
+from probes.capture.experts import SAME_SUM, implementation
 from probes.capture.hidden import norms_around, residual_norm, watch_norms
 from probes.capture.hooks import Hooks, lock_of
 from probes.capture.inputs import roots
 from probes.capture.notes import notes
 from probes.capture.recompute import Recomputed, recompute
-from probes.capture.tap import OBSERVE, REWRITE, Session, Tap
+from probes.capture.tap import INSIDE, OBSERVE, REWRITE, Session, Tap
 from probes.capture.want import Want
 from probes.errors import ProbeError
 from probes.families.layout import Point
 from probes.routing import Router
 
 TOKENS = 8
-# transformers' implementations that reduce by "weight, reshape, sum", as `experts.combined` does.
-SAME_SUM = ("grouped_mm", "batched_mm")
 # Largest difference between the weighted sum of the slots and the container's output, relative to its largest value.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 4e-2, torch.float64: 1e-9}
 
@@ -243,15 +242,15 @@ def _judge(found: MoELayer, tap: Tap) -> LayerReport:
     words += list(_missing(found, tap, logits, ids))
     again = recompute(found, logits, ids, weights)
     words += [again.words] if again.words else []
-    outputs, exact = _compare(kept, words, tap)
+    mode = _mode(kept, words, found)
     return LayerReport(
         replace(found, parameters=again.parameters),
         _router(found, logits, ids),
         logits=logits is not None,
         choice=ids is not None,
-        outputs=outputs,
+        outputs=bool(mode),
         recomputed=again.what,
-        mode=REWRITE if exact and _same_sum(found) else OBSERVE,
+        mode=mode or OBSERVE,
         padded=tap.padded,
         copy=tap.changed,
         norm=residual_norm(tap),
@@ -273,25 +272,30 @@ def _probabilities(rows: torch.Tensor) -> bool:
     return bool((rows >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-2)
 
 
-def _compare(kept: dict[str, Any], words: list[str], tap: Tap) -> tuple[bool, bool]:
-    """(the weighted sum of the slots is the container's output, bit for bit)."""
-    container, slots = kept.get("container"), kept.get("combined")
-    if container is None or slots is None:
-        return False, False
-    container, slots = container.reshape(slots.shape), slots
-    limit = TOLERANCE.get(container.dtype, 1e-2) * max(1e-6, float(container.abs().max()))
-    worst = float((container.float() - slots.float()).abs().max())
-    if not worst <= limit:
+def _mode(kept: dict[str, Any], words: list[str], found: MoELayer) -> str:
+    """How this layer's expert outputs can be had; "" when their weighted sum is not what the experts returned."""
+    container = kept.get("container")
+    if container is None or "combined" not in kept:
+        return ""
+    if "seen_inside" in kept and _distance(container, kept["seen_inside"]) <= 1:
+        return INSIDE
+    if _distance(container, kept["combined"]) > 1:
+        worst = _difference(container, kept["combined"])
         words.append(f"weighted expert outputs differ from the experts' sum by {worst:.2g}: no outputs")
-        return False, False
-    return True, bool(torch.equal(container, slots))
+        return ""
+    exact = torch.equal(container.reshape(kept["combined"].shape), kept["combined"])
+    return REWRITE if exact and implementation(found.parts.experts) in SAME_SUM else OBSERVE
 
 
-def _same_sum(found: MoELayer) -> bool:
-    experts = found.parts.experts
-    return getattr(getattr(experts, "config", None), "_experts_implementation", None) in SAME_SUM and hasattr(
-        experts, "has_gate"
-    )
+def _difference(first: torch.Tensor, second: torch.Tensor) -> float:
+    return float((first.reshape(second.shape).float() - second.float()).abs().max())
+
+
+def _distance(container: torch.Tensor, sums: torch.Tensor) -> float:
+    """Largest difference in units of what rounding can explain; NaN counts as infinitely far."""
+    limit = TOLERANCE.get(container.dtype, 1e-2) * max(1e-6, float(container.abs().max()))
+    distance = _difference(container, sums) / limit
+    return distance if distance == distance else float("inf")
 
 
 def _router(found: MoELayer, logits: Any, ids: Any) -> Router:

@@ -18,6 +18,7 @@ from probes.capture.hidden import hidden_points
 from probes.capture.hooks import Hooks, lock_of
 from probes.capture.host import layer_arrays
 from probes.capture.inputs import Inputs, read_inputs, roots
+from probes.capture.late import finish
 from probes.capture.tap import Session, Tap
 from probes.capture.transfer import Transfer
 from probes.capture.want import Want
@@ -146,6 +147,7 @@ class Recorder:
         return after
 
     def _collect(self, root: _Root, inputs: Inputs) -> _Pass:
+        finish(self._taps[m.layer] for m in root.layers)
         names, tensors = [], inputs.tensors()
         for found in root.layers:
             for name, values in self._taps[found.layer].take().items():

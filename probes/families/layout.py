@@ -18,10 +18,12 @@ ROUTER_NAMES = ("gate", "router")
 
 
 class Point(NamedTuple):
-    """One hook: before or after `module` runs. What the callback returns, if anything, replaces inputs or output.
+    """One hook: before, after or inside a run of `module`. What the callback returns replaces what it was given.
 
     before  callback(module, args, kwargs) -> None or (args, kwargs)
     after   callback(module, args, kwargs, output) -> None or output
+    inside  callback(module, outputs [T*k, H]) -> None or outputs: expert outputs before weighting, for containers that
+            have a place for a norm there (transformers 5.20 and newer, `grouped_mm` and `batched_mm`)
     first   run ahead of the hooks that are already there: what edits inputs must come before what looks at them
     """
 
