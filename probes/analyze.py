@@ -58,6 +58,9 @@ def analyze(
     options = declared.checked(params)
     opened = _opened(trace)
     source = TraceSource(opened, run_id, layers)
+    named = [options[name] for name in declared.tags]
+    if tags := [name for name in named if "=" in name and name not in source.label_names]:
+        source = TaggedSource(source, named, tags)
     if declared.paired:
         source = PairedSource(source, _second(opened, source, **pair))
     frame = run(declared, source, options, by=by, **common)
@@ -162,6 +165,45 @@ class TraceSource:
 
     def _chosen(self, value: Any) -> Any:
         return value[self._position] if not self._all and isinstance(value, np.ndarray) and value.ndim > 1 else value
+
+
+class TaggedSource(TraceSource):
+    """A run whose sequences are grouped by tags of their metadata ("key=value") in place of labels."""
+
+    def __init__(self, first: TraceSource, names: list[str], tags: list[str]) -> None:
+        self.__dict__.update(first.__dict__)
+        self.label_names = tuple(names)
+        sql = "SELECT sequence_id, label, metadata::VARCHAR AS metadata FROM sequences WHERE run_id = ? ORDER BY 1"
+        rows = self.trace.sql(sql, [self.run_id])
+        self._ids = rows["sequence_id"].to_numpy(np.int64)
+        self._codes = np.full(len(rows), -1, np.int64)
+        for code, name in enumerate(names):
+            mine = _tagged(rows, name) if name in tags else (rows["label"] == name).to_numpy()
+            if not mine.any():
+                raise UsageError(f"no sequence of run {self.run_id} has {name}")
+            if (self._codes[mine] >= 0).any():
+                raise UsageError(f"the sets {names[0]} and {names[1]} share sequences; they must not")
+            self._codes[mine] = code
+
+    def chunks(self, needs: tuple[str, ...]) -> Iterator[RoutingArrays]:
+        """The run's chunks, with the tags in place of the labels."""
+        for arrays in super().chunks(needs):
+            codes = self._codes[np.searchsorted(self._ids, arrays.sequence_id)]
+            yield dataclasses.replace(arrays, label=codes, label_names=self.label_names)
+
+    def aggregates(self) -> None:
+        """The stored sums are by label."""
+        return None
+
+
+def _tagged(rows: Any, tag: str) -> np.ndarray:
+    key, _, value = tag.partition("=")
+    found = [json.loads(text) if isinstance(text, str) else None for text in rows["metadata"]]
+    return np.array([isinstance(d, dict) and key in d and _spelled(d[key]) == value for d in found], bool)
+
+
+def _spelled(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _second(trace: Any, first: TraceSource, against: int | None, against_trace: Any) -> TraceSource:
