@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 
 from probes import metrics
-from probes.analyze import TraceSource, analyze, as_object, layers_of, render
+from probes.analyze import TraceSource, analyze, layers_of
 from probes.cli.main import main
 from probes.errors import ProbeError, UsageError
 from probes.ingest import import_npz
+from probes.metrics.render import as_object, render
 from store.trace import open_trace
 from tests.probes.metrics.cases import Case, random_case
 from tests.probes.metrics.lawbook import options, same
