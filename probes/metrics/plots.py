@@ -123,13 +123,13 @@ def _lines(part: pd.DataFrame, x: str, value: str) -> Iterator[str]:
     xs, ys = _ends(part[x].to_numpy(float)), _ends(part[value].astype(float).to_numpy())
     yield from _frame(x, value)
     yield from _scale(xs, ys)
-    for i, (name, line) in enumerate(groups):
+    if len(groups) > 1:
+        yield _text(WIDTH - 20, 14, f"layer {groups[0][0]} (dark) to {groups[-1][0]} (light)", anchor="end")
+    for i, (_, line) in enumerate(groups):
         colour = _colour(i, 0, max(1, len(groups)) * 1.2)
         points = [_point(a, b, xs, ys) for a, b in zip(line[x], line[value].astype(float), strict=True) if b == b]
         for (a, b), (c, d) in pairwise(points):
             yield f'<line x1="{a:.1f}" y1="{b:.1f}" x2="{c:.1f}" y2="{d:.1f}" stroke="{colour}" stroke-width="1.5"/>'
-        if points and len(groups) <= 16:
-            yield _text(points[-1][0] + 2, points[-1][1], str(name), size=8)
 
 
 def _bars(part: pd.DataFrame, value: str) -> Iterator[str]:
