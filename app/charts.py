@@ -127,6 +127,7 @@ def coverage_bars(coverage: pd.DataFrame, theme: str) -> go.Figure:
                 text=text,
                 textposition="none",
                 hovertemplate="%{text}<extra></extra>",
+                width=0.6,
                 marker_color=shades[index % len(shades)],
             )
         )

@@ -16,6 +16,7 @@ import streamlit as st
 from store import page_queries
 
 RECORDING = ("recording", "running")  # run states in which more is still coming
+READ_SECONDS = 15.0  # a recorder holds the file for moments; longer than this and the page says so
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def open_file(trace: TraceFile) -> Any:
     """The trace, checked once per state of the file; it holds no connection, so nothing is kept from a recording."""
     from store.trace import open_trace
 
-    return open_trace(trace.path)
+    return open_trace(trace.path, wait=READ_SECONDS)
 
 
 def _files(path: Path) -> list[Path]:

@@ -38,7 +38,10 @@ def _shown(page: Page, render: Callable[[Here], None]) -> Callable[[], None]:
         state.carry_over(page.name)
         here = choose(sys.argv[1:])
         if here is not None:
-            render(here)
+            try:
+                render(here)
+            except TraceError as error:
+                _unreadable(here.trace.path, error)
             if here.recording:
                 _watch(here.trace)
         with st.sidebar:
@@ -65,8 +68,12 @@ def choose(paths: list[str]) -> Here | None:
             f"There is no file {path}. Was it moved or deleted? The page looks again on reload.",
         )
     except TraceError as error:
-        ui.full_state("The trace cannot be read", str(error), f"probe info {path}")
+        _unreadable(path, error)
     return None
+
+
+def _unreadable(path: str, error: TraceError) -> None:
+    ui.full_state("The trace cannot be read", str(error), f"probe info {path}")
 
 
 def _open(path: str) -> Here | None:
@@ -135,7 +142,11 @@ def _watch(trace: data.TraceFile) -> None:
 
     @st.fragment(run_every=REFRESH_SECONDS)
     def look() -> None:
-        if data.identify(trace.path) != trace:
+        try:
+            changed = data.identify(trace.path) != trace
+        except FileNotFoundError:
+            changed = True  # the page then says that it is gone
+        if changed:
             st.rerun(scope="app")
 
     look()

@@ -45,3 +45,15 @@ def coverage(frame: pd.DataFrame) -> str:
         f"{percent(lost / total)} of the token–layer pairs have no routing ({count(lost)} of {count(total)}); "
         f"most in layer {int(worst['layer'])}, {percent(worst['n_missing'] / worst['n_tokens'])}."
     )
+
+
+def token_entropy(frame: pd.DataFrame) -> str:
+    """Where the routers were less sure about a token than about its sequence. `frame`: layer, value, mean (nats), n."""
+    known = frame.dropna(subset=["value", "mean"])
+    most = known.loc[(known["value"] - known["mean"]).idxmax()]
+    if most["value"] <= most["mean"]:
+        return "In every layer the routers were surer about this token than, on average, about its sequence."
+    return (
+        f"Compared with its sequence, the routers were least sure about it in layer {int(most['layer'])}: "
+        f"{number(most['value'])} nats, {number(most['mean'])} on average over {plural(most['n'], 'token')}."
+    )

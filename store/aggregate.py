@@ -83,7 +83,9 @@ def _add_values(experts, group, values, norms, sum_weight, n_norm, sum_norm, sum
 
 
 @_compiled
-def _maxima(experts, group, outputs, inputs, sequence, position, most, at_sequence, at_position, most_input):  # pragma: no cover
+def _maxima(
+    experts, group, outputs, inputs, sequence, position, most, at_sequence, at_position, most_input
+):  # pragma: no cover
     n, k = experts.shape
     has_outputs, has_inputs = outputs.shape[0] == n, inputs.shape[0] == n
     for row in range(n):
@@ -139,7 +141,7 @@ class LayerTotals:
             raise TraceError(
                 f"batch {batch.index}: layer {rows.layer}: a token names an expert twice: {experts[twice]}"
             )
-        self._add_tokens(rows, (experts >= 0).any(axis=1), group)
+        self._add_tokens(rows, np.asarray((experts >= 0).any(axis=1)), group)
         weights, norms = _floats(rows.weights, experts.shape[1]), _floats(rows.output_norm, experts.shape[1])
         _add_values(
             experts, group, weights, norms, *(a[n] for n in ("sum_weight", "n_norm", "sum_norm", "sum_weight_norm"))
@@ -196,7 +198,7 @@ def scores_of(logits: np.ndarray, gating: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _highest(logits: np.ndarray) -> Any:
-    """What to subtract before exp: one number where the logits lie close together (three times as fast), else per row."""
+    """What to subtract before exp: one number where the logits lie close together (faster), else one per row."""
     top, bottom = logits.max(), logits.min()
     return top if top - bottom < 60 else logits.max(axis=1, keepdims=True)
 
@@ -206,7 +208,9 @@ def _floats(values: np.ndarray | None, k: int) -> np.ndarray:
 
 
 def _empty(groups: int, experts: int) -> dict[str, np.ndarray]:
-    arrays = {name: np.zeros(groups, np.int64) for name in COUNTS} | {name: np.zeros(groups) for name in SUMS}
+    arrays: dict[str, np.ndarray] = {name: np.zeros(groups, np.int64) for name in COUNTS} | {
+        name: np.zeros(groups) for name in SUMS
+    }
     arrays |= {name: np.zeros((groups, experts), np.int64) for name in EXPERT_COUNTS}
     arrays |= {name: np.zeros((groups, experts)) for name in EXPERT_SUMS}
     arrays |= {name: np.full((groups, experts), -1, np.float32) for name in EXPERT_MAXIMA}
@@ -225,13 +229,13 @@ class Totals:
         return sum(layer.nbytes for layer in self.layers.values())
 
     def add(self, batch: Batch, group: np.ndarray, groups: int) -> None:
-        """`group` [n]: for each token 0 without a label, else the label's number plus one; `groups`: how many there are."""
+        """`group` [n]: 0 for a token without a label, else the label's number plus one; of `groups` in all."""
         for layer in self.layers.values():
             layer.grow(groups)
         if self.nbytes > MEMORY_LIMIT:
             raise TraceError(
-                f"batch {batch.index}: {groups - 1} labels are too many to keep counts for; labels name groups of prompts, "
-                "put what is unique to a prompt into its id or metadata"
+                f"batch {batch.index}: {groups - 1} labels are too many to keep counts for; labels name groups of "
+                "prompts, put what is unique to a prompt into its id or metadata"
             )
         for rows in batch.layers:
             self.layers[rows.layer].add(batch, rows, group)

@@ -78,7 +78,9 @@ class Recording:
             name = TYPE_NAMES[rows.logits.dtype]
             known = self.logits_types.setdefault(rows.layer, name)
             if known != name:
-                raise TraceError(f"batch {batch.index}: layer {rows.layer}: logits are {name}, before they were {known}")
+                raise TraceError(
+                    f"batch {batch.index}: layer {rows.layer}: logits are {name}, before they were {known}"
+                )
 
     def _groups(self, batch: Batch) -> np.ndarray:
         """[n] 0 for a token of a sequence without a label, else the label's number plus one."""
@@ -125,7 +127,7 @@ class Recording:
     def commit(self, con: Any, status: str = "recording") -> None:
         """Write what is pending inside the caller's transaction."""
         p = self.pending
-        # Layer by layer: then one layer of all tokens is read without the others, and a sequence still lies in one place.
+        # Layer by layer: one layer of all tokens is then read without the others, and a sequence still lies together.
         routing = [table for layer in sorted(p.routing) for table in p.routing[layer]]
         for name, tables in (("routing", routing), ("output_vectors", p.vectors), ("tokens", p.tokens)):
             if tables:
@@ -256,8 +258,8 @@ def insert_run(con: Any, run: RunInfo, layers: Sequence[LayerInfo], kept: Any) -
     run_id = int(con.execute("SELECT coalesce(max(run_id), 0) + 1 FROM raw.runs").fetchall()[0][0])
     con.execute(
         "INSERT INTO raw.runs BY NAME SELECT ? AS run_id, ? AS name, ? AS created_at, ? AS model, "
-        "? AS revision, 'recording' AS status, ? AS num_layers, ? AS intervention, ? AS baseline_run_id, ? AS provenance, "
-        "? AS capture, 0 AS batches_done, 0 AS n_sequences, 0 AS n_tokens, ? AS heartbeat, "
+        "? AS revision, 'recording' AS status, ? AS num_layers, ? AS intervention, ? AS baseline_run_id, "
+        "? AS provenance, ? AS capture, 0 AS batches_done, 0 AS n_sequences, 0 AS n_tokens, ? AS heartbeat, "
         "? AS writer_pid, ? AS writer_host",
         [
             *(run_id, run.name, now(), run.model, run.revision, run.num_layers or len(layers), _json(run.intervention)),

@@ -14,7 +14,11 @@ import pyarrow as pa
 
 from store.batch import Batch, LayerRows
 
-TYPES = {"float32": np.dtype("float32"), "float16": np.dtype("float16"), "bfloat16": np.dtype("uint16")}
+TYPES: dict[str, np.dtype] = {
+    "float32": np.dtype("float32"),
+    "float16": np.dtype("float16"),
+    "bfloat16": np.dtype("uint16"),
+}
 TYPE_NAMES = {dtype: name for name, dtype in TYPES.items()}
 ROUTING = pa.schema(
     [
@@ -52,7 +56,7 @@ def logits_column(dtype: np.dtype) -> str:
 
 @cache
 def _bfloat16_words() -> tuple[np.ndarray, np.ndarray]:
-    """For each of the 65,536 bfloat16 patterns its part of a word, as the first and as the second of two (schema.sql)."""
+    """Each of the 65,536 bfloat16 patterns as the first and as the second half of a word (layout: schema.sql)."""
     bits = np.arange(65_536, dtype=np.uint32)
     r = (135 - ((bits >> 7) & 255)) & 255
     rest = ((bits & 127) << 1) | (bits >> 15)
@@ -122,7 +126,7 @@ def routing_table(run_id: int, batch: Batch, rows: LayerRows) -> pa.Table:
     """The rows of raw.routing for one layer of one batch."""
     n = batch.n_tokens
     slots = rows.experts >= 0
-    routed = slots.any(axis=1)
+    routed = np.asarray(slots.any(axis=1))
     columns: dict[str, Any] = {
         "run_id": _constant(run_id, n, pa.int32()),
         "sequence_id": pa.array(batch.tokens["sequence_id"]).cast(pa.int32()),

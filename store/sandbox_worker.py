@@ -1,4 +1,4 @@
-"""The process people's SQL runs in: one SELECT over the views, and nothing else. Started by store.sandbox, never imported.
+"""The process people's SQL runs in: one SELECT over the views, and nothing else. Started by store.sandbox.
 
 Layers, each enough for most attacks: a gate that reads the parsed statement and lets only the views and a list of
 harmless functions through; DuckDB read-only with files, network, extensions and settings locked; limits on memory, CPU
@@ -25,8 +25,22 @@ TABLE_FUNCTIONS = {"unnest", "range", "generate_series", "json_each", "json_tree
 # Scalar functions that tell about or touch what is not the trace; the rest only computes.
 BARRED = {
     *("getenv", "current_setting", "getvariable", "nextval", "currval", "setseed", "write_log", "sleep_ms"),
-    *("current_query", "current_query_id", "current_database", "current_schemas", "current_user", "user", "session_user"),
-    *("pg_get_viewdef", "txid_current", "parse_duckdb_log_message", "json_serialize_plan", "json_execute_serialized_sql"),
+    *(
+        "current_query",
+        "current_query_id",
+        "current_database",
+        "current_schemas",
+        "current_user",
+        "user",
+        "session_user",
+    ),
+    *(
+        "pg_get_viewdef",
+        "txid_current",
+        "parse_duckdb_log_message",
+        "json_serialize_plan",
+        "json_execute_serialized_sql",
+    ),
 }
 SETTINGS = {
     "access_mode": "READ_ONLY",

@@ -77,7 +77,7 @@ def _tiles(here: Here) -> None:
             ("Tokens", short_count(n_tokens), f"{number(n_tokens / max(n_sequences, 1))} per sequence"),
             ("Sequences", short_count(n_sequences), date(run["created_at"]).split(",")[0]),
             ("MoE layers", count(len(here.layers)), f"numbered {_range(here.layers['layer'])}"),
-            ("Experts", _range(here.layers["num_experts"]), f"per layer, {_shared(here.layers)}"),
+            ("Experts", _range(here.layers["num_experts"]), _shared(here.layers)),
             ("Top-k", _range(here.layers["top_k"]), f"per token, {_gating(here.layers)}"),
             ("File", size(here.trace.n_bytes), f"{size(here.trace.n_bytes // max(n_tokens, 1))} per token"),
         ]
@@ -184,7 +184,9 @@ def _coverage(here: Here, totals: pd.DataFrame) -> None:
     ui.section("Is anything missing?", says)
     if not totals["n_missing"].sum():
         return
-    lost = data.ask(here.trace, "missing", here.run_id).merge(totals[["layer", "n_tokens"]], on="layer")
+    by_reason = data.ask(here.trace, "missing", here.run_id).pivot(index="layer", columns="reason", values="n_missing")
+    by_reason = by_reason.reindex(totals["layer"]).fillna(0).astype(int).reset_index()
+    lost = by_reason.melt("layer", var_name="reason", value_name="n_missing").merge(totals[["layer", "n_tokens"]])
     ui.chart_block(
         charts.coverage_bars(lost, ui.theme()),
         name="coverage",
@@ -286,7 +288,7 @@ def _range(values: pd.Series) -> str:
 
 def _shared(layers: pd.DataFrame) -> str:
     shared = int(layers["shared_experts"].fillna(0).max()) if len(layers) else 0
-    return f"{shared} shared" if shared else "none shared"
+    return f"per layer, and {shared} shared" if shared else "per layer"
 
 
 def _gating(layers: pd.DataFrame) -> str:

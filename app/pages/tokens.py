@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import charts, data, state, token_table, ui
+from app import charts, data, state, token_table, ui, words
 from app.coloring import BY, colored
-from app.formats import count, number, plural
+from app.formats import count
 from app.pages import Here, Page
 from app.token_strip import strip_data, token_strip
 from app.token_text import visible
@@ -173,10 +173,7 @@ def _unsure(here: Here, sequence: int, through: pd.DataFrame) -> None:
     mean = data.ask(here.trace, "sequence_layers", here.run_id, sequence)
     frame = through[["layer", "entropy"]].rename(columns={"entropy": "value"})
     frame = frame.merge(mean[["layer", "entropy", "n"]].rename(columns={"entropy": "mean"}), on="layer", how="left")
-    known = frame.dropna(subset=["value", "mean"])
-    most = known.loc[(known["value"] - known["mean"]).idxmax()]
-    says = f"Compared with its sequence, the routers were least sure about it in layer {int(most['layer'])}: "
-    says += f"{number(most['value'])} nats, {number(most['mean'])} on average over {plural(most['n'], 'token')}."
+    says = words.token_entropy(frame)
     st.plotly_chart(
         charts.token_curve(frame, ui.theme(), name="entropy (nats)"),
         theme=None,

@@ -19,6 +19,7 @@ from probes.capture.discovery import MoELayer, discover
 from probes.capture.hidden import norms_around, residual_norm, watch_norms
 from probes.capture.hooks import Hooks, lock_of
 from probes.capture.inputs import roots
+from probes.capture.notes import notes
 from probes.capture.recompute import Recomputed, recompute
 from probes.capture.tap import OBSERVE, REWRITE, Session, Tap
 from probes.capture.want import Want
@@ -68,6 +69,26 @@ class LayerReport:
         parts = ["logits"] * self.logits + ["ids", "weights"] * self.choice + ["outputs"] * self.outputs
         return ", ".join(parts) or "nothing"
 
+    @property
+    def twice(self) -> bool:
+        """Do expert outputs take a second run of the experts?"""
+        return self.outputs and self.mode == OBSERVE and self.found.layout.reruns
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "layer": self.layer,
+            "module": self.router.module,
+            "stream": self.router.stream,
+            "num_experts": self.router.num_experts,
+            "top_k": self.router.top_k,
+            "rule": self.router.gating,
+            "recorded": self.capability,
+            "choice_recomputed": self.recomputed,
+            "experts_run_twice": self.twice,
+            "words": list(self.words),
+        }
+
 
 @dataclass(frozen=True)
 class Report:
@@ -88,6 +109,20 @@ class Report:
         for r in self.layers:
             counts[r.capability] = counts.get(r.capability, 0) + 1
         return "; ".join(f"{n} of {len(self.layers)} layers: {what}" for what, n in counts.items()) or "no MoE layers"
+
+    def lines(self) -> list[str]:
+        """The report as text: a line per layer, then what is not guaranteed."""
+        table = [_line(r) for r in self.layers]
+        words = [f"layer {r.layer}: {word}" for r in self.layers for word in r.words]
+        return [*table, self.summary, *words, *self.notes]
+
+
+def _line(report: LayerReport) -> str:
+    router = report.router
+    return (
+        f"{router.layer:4} {router.module:40} {router.num_experts:4} experts, {router.top_k} chosen  "
+        f"{router.gating or 'unknown rule':18} {report.capability:32} recomputed: {report.recomputed or '-'}"
+    )
 
 
 def self_test(model: Any, *, again: bool = False) -> Report:
@@ -123,9 +158,8 @@ def _test(model: Any) -> Report:
     if not layers:
         raise ProbeError(f"{_name(model)} has no mixture-of-experts layers")
     taps = _run(model, layers)
-    return Report(
-        tuple(_judge(found, taps[found.layer]) if found.layer in taps else _refusal(found) for found in layers)
-    )
+    reports = tuple(_judge(found, taps[found.layer]) if found.layer in taps else _refusal(found) for found in layers)
+    return Report(reports, tuple(notes(model, reports)))
 
 
 def _refused(found: MoELayer) -> str:
@@ -202,7 +236,11 @@ def _special(config: Any) -> Iterator[int]:
 def _judge(found: MoELayer, tap: Tap) -> LayerReport:
     kept = {name: values[-1] for name, values in tap.kept.items()}
     logits, ids, weights = kept.get("logits"), kept.get("experts"), kept.get("weights")
-    words = list(_missing(found, tap, logits, ids))
+    if found.family is None and logits is not None and _probabilities(logits):
+        logits, words = None, ["its router returns probabilities: no logits"]
+    else:
+        words = []
+    words += list(_missing(found, tap, logits, ids))
     again = recompute(found, logits, ids, weights)
     words += [again.words] if again.words else []
     outputs, exact = _compare(kept, words, tap)
@@ -228,6 +266,11 @@ def _missing(found: MoELayer, tap: Tap, logits: Any, ids: Any) -> Iterator[str]:
         yield "its experts did not run, or were replaced: no ids, no weights, no outputs"
     elif tap.trouble:
         yield f"its experts cannot be run one by one ({tap.trouble}): no outputs"
+
+
+def _probabilities(rows: torch.Tensor) -> bool:
+    sums = rows.float().sum(dim=-1)
+    return bool((rows >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-2)
 
 
 def _compare(kept: dict[str, Any], words: list[str], tap: Tap) -> tuple[bool, bool]:

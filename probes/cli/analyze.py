@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _analyze(metric: Any, words: argparse.Namespace, as_json: bool) -> int:
-    from probes.analyze import analyze
+    from probes.analysis import analyze
     from probes.metrics.render import render
 
     options = {o.name: getattr(words, o.name) for o in metric.options}

@@ -64,8 +64,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from probes.record import record
     from probes.recording.estimate import dry_run
+    from probes.recording.record import record
 
     options = _options(args)
     if args.dry_run:

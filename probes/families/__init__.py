@@ -31,8 +31,8 @@ def rules() -> dict[str, Rule]:
 @cache
 def layouts() -> tuple[Layout, ...]:
     """The special layouts, then the usual one: the first that finds something in a module has it."""
-    special = {id(f.layout): f.layout for f in families().values() if f.layout is not GENERIC}
-    return (*special.values(), GENERIC)
+    special = [f.layout for f in families().values()] + [getattr(m, "LAYOUT", GENERIC) for m in _modules()]
+    return (*{id(layout): layout for layout in special if layout is not GENERIC}.values(), GENERIC)
 
 
 def family(name: str) -> Family:

@@ -46,6 +46,8 @@ class Family:
     layout  where its tensors are, if not at the usual places
     config  `model_type` of the config to build, if it is neither the name nor the name and "_text"
     model   the class to build for the check, where transformers' auto classes have none
+    official_since  first version of transformers whose `output_router_logits` is not ignored, where known to be later
+            than the oldest we work with (its issue 48911); found by running the versions before and after
     variant the rule of one router (module) where a family mixes rules; None for the family's own
     limits  what cannot be had from it, and why: "recompute" or "all"
     """
@@ -57,6 +59,7 @@ class Family:
     layout: Layout = GENERIC
     config: str = ""
     model: str = ""
+    official_since: str = ""
     variant: Callable[[Any], Rule | None] = lambda router: None
     limits: Mapping[str, str] = field(default_factory=dict)
     notes: str = ""

@@ -18,6 +18,7 @@ class DenseScores(Layout):
     """The router returns (dense scores [T, E], logits); the experts get E weighted copies of the input, and no ids."""
 
     name = "dense_scores"
+    reruns = False
 
     def find(self, module: Any) -> Iterator[Parts]:
         return (p for p in super().find(module) if len(inspect.signature(p.experts.forward).parameters) == 1)
@@ -66,6 +67,7 @@ FAMILIES = (
     Family(
         "llama4",
         RULE,
+        official_since="5.19",
         tiny={"intermediate_size_mlp": 32, "interleave_moe_layer_step": 1},
         layout=DenseScores(),
         notes="the weight scales the experts' input, so output norms already contain it",

@@ -43,10 +43,43 @@ class Parts:
     outer: Any = None
 
 
+class Returned(NamedTuple):
+    """What a router returned, told apart by dtype and shape: logits [T, E], ids [T, k], weights [T, k]."""
+
+    logits: Any = None
+    ids: Any = None
+    weights: Any = None
+
+
+def classify(output: Any) -> Returned:
+    """Integers are ids, a float of their shape weights, a float of another width logits.
+
+    Order does not help: it changed between versions (granitemoe: logits last in transformers 5.18, first in 5.19), and
+    some versions return no logits at all (longcat_flash before 5.20).
+    """
+    if not isinstance(output, tuple):
+        return Returned(_flat(output))
+    tensors = [_flat(t) for t in output if hasattr(t, "is_floating_point") and t.ndim > 1]
+    ids = next((t for t in tensors if not t.is_floating_point()), None)
+    floats = [t for t in tensors if t.is_floating_point()]
+    if ids is None:
+        return Returned(floats[0] if floats else None)
+    weights = [t for t in floats if t.shape == ids.shape]
+    wider = [t for t in floats if t.shape[-1] > ids.shape[-1]]
+    if not wider and len(weights) > 1:  # k = E: both have the same shape, and logits come first
+        return Returned(weights[0], ids, weights[1])
+    return Returned(wider[0] if wider else None, ids, weights[0] if weights else None)
+
+
+def _flat(tensor: Any) -> Any:
+    return tensor if tensor.ndim == 2 else tensor.reshape(-1, tensor.shape[-1])
+
+
 class Layout:
     """The usual block: child `experts`, child `gate` or `router`."""
 
     name = "block"
+    reruns = True  # observing expert outputs takes a second run of the experts
     closed = False  # nothing inside what was found is looked at again
 
     def find(self, module: Any) -> Iterator[Parts]:
@@ -61,9 +94,8 @@ class Layout:
         return parts.router
 
     def logits(self, output: Any) -> Any:
-        """The logits [T, E] in what the logits' source returned."""
-        logits = output[0] if isinstance(output, tuple) else output
-        return logits if logits.ndim == 2 else logits.reshape(-1, logits.shape[-1])
+        """The logits [T, E] in what the logits' source returned; None if they are not among it."""
+        return classify(output).logits
 
     def num_experts(self, parts: Parts, logits: Any) -> int:
         """Experts that can be chosen; usually the logits' last axis, whatever the config says."""
@@ -84,7 +116,9 @@ class Layout:
         pick, keep = self.logits, tap.keep_logits
 
         def after(module: Any, args: Any, kwargs: Any, output: Any) -> None:
-            keep(pick(output))
+            logits = pick(output)
+            if logits is not None:
+                keep(logits)
 
         return after
 

@@ -48,5 +48,12 @@ FAMILIES = (
         model="DiffusionGemmaEncoderTextModel",
         notes="checked as its text encoder",
     ),
-    Family("gemma4", RULE, tiny=MOE, layout=LAYOUT, notes="MoE runs beside a dense MLP, and both are added"),
+    Family(
+        "gemma4",
+        RULE,
+        official_since="5.19",
+        tiny=MOE,
+        layout=LAYOUT,
+        notes="MoE runs beside a dense MLP, and both are added",
+    ),
 )

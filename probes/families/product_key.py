@@ -29,6 +29,7 @@ class ProductKey(Layout):
     """Experts are rows of two embeddings: expert e turns h into act(down[e]·h) · up[e]."""
 
     name = "product_key"
+    reruns = False
     closed = True
 
     def find(self, module: Any) -> Iterator[Parts]:

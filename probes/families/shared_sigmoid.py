@@ -29,6 +29,7 @@ FAMILIES = (
     Family(
         "inkling",
         RULE,
+        official_since="5.19",
         limits={"recompute": "weights also depend on the shared experts' logits, which the router does not return"},
     ),
 )

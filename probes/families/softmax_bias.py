@@ -73,6 +73,7 @@ FAMILIES = (
     Family(
         "longcat_flash",
         RULE,
+        official_since="5.19",
         gating={"normalise": False},
         tiny={"num_layers": 2, "ffn_hidden_size": 32, "expert_ffn_hidden_size": 16, "zero_expert_num": 2},
         notes="ids from n_routed_experts on are identity experts, which return their input",

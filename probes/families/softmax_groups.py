@@ -28,10 +28,16 @@ LIMITED = {"topk_method": "group_limited_greedy", "mlp_layer_types": ["dense", "
 
 FAMILIES = (
     Family(
-        "deepseek_ocr2", RULE, gating=V2, tiny=LIMITED, model="DeepseekOcr2TextModel", notes="checked as its text model"
+        "deepseek_ocr2",
+        RULE,
+        official_since="5.19",
+        gating=V2,
+        tiny=LIMITED,
+        model="DeepseekOcr2TextModel",
+        notes="checked as its text model",
     ),
-    Family("deepseek_v2", RULE, gating=V2, tiny=LIMITED),
-    Family("mistral4", RULE, gating={"float": False}, tiny={"head_dim": 16}),
+    Family("deepseek_v2", RULE, official_since="5.19", gating=V2, tiny=LIMITED),
+    Family("mistral4", RULE, official_since="5.19", gating={"float": False}, tiny={"head_dim": 16}),
     Family("mistral_large4", RULE, gating={"normalise": True}, notes="checked as its text model"),
     Family(
         "unlimited_ocr", RULE, gating=V2, tiny=LIMITED, model="UnlimitedOcrTextModel", notes="checked as its text model"

@@ -40,7 +40,7 @@ INDEXER = {
 
 FAMILIES = (
     Family("flex_olmo", RULE),
-    Family("hunyuan_v1_moe", RULE, gating=ALWAYS),
+    Family("hunyuan_v1_moe", RULE, official_since="5.19", gating=ALWAYS),
     Family(
         "jamba",
         RULE,

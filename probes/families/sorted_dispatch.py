@@ -22,6 +22,7 @@ class SortedDispatch(Layout):
     """
 
     name = "sorted_dispatch"
+    reruns = False
     closed = True
 
     def find(self, module: Any) -> Iterator[Parts]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from probes.errors import ProbeError
 from probes.families.base import Family
 
 VOCABULARY = 128
@@ -25,10 +25,13 @@ BASE: Mapping[str, Any] = {
 
 def tiny_config(family: Family) -> Any:
     """The family's config with `BASE` and its own settings."""
+    import transformers
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     names = (family.config, f"{family.name}_text", family.name)
-    name = next(n for n in names if n in CONFIG_MAPPING)
+    name = next((n for n in names if n in CONFIG_MAPPING), None)
+    if name is None:
+        raise ProbeError(f"transformers {transformers.__version__} has no {family.name}")
     return CONFIG_MAPPING[name](**{**BASE, **family.tiny})
 
 
@@ -50,7 +53,7 @@ def tiny_model(family: Family, dtype: str = "float32", seed: int = 0) -> Any:
 
 
 def _keep_in_float32(model: Any) -> None:
-    """Router weights and biases that `from_pretrained` leaves in float32 whatever the dtype; `_from_config` does not."""
+    """Weights and biases that `from_pretrained` leaves in float32 whatever the dtype; `_from_config` does not."""
     names = getattr(model, "_keep_in_fp32_modules_strict", None) or ()
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if any(f".{kept}." in f".{name}." for kept in names) and tensor.is_floating_point():
@@ -85,8 +88,3 @@ def _table(tokens: int, top_k: int, num_experts: int) -> Any:
     import torch
 
     return torch.rand(tokens, num_experts).topk(top_k, dim=-1).indices
-
-
-def takes(model: Any, name: str) -> bool:
-    """Does the model's forward have an argument called `name`?"""
-    return name in inspect.signature(model.forward).parameters

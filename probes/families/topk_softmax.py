@@ -25,7 +25,7 @@ RULE = Rule(
 )
 
 FAMILIES = (
-    Family("aria", RULE),
+    Family("aria", RULE, official_since="5.19"),
     Family(
         "cohere2_moe",
         RULE,

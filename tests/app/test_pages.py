@@ -2,9 +2,12 @@
 
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 
+import app.pages
+from app.pages import SECTIONS, discover
 from store import database
 from tests.app.conftest import show, shown
 from tests.app.traces import Shape, batches, open_writer, recording_trace, write_trace
@@ -28,11 +31,10 @@ def chosen(test, name):
 
 
 def test_pages_are_found_and_described():
-    from app.pages import SECTIONS, discover
-
     pages = [page for page, _ in discover()]
     assert [page.name for page in pages][:2] == ["overview", "tokens"]
     assert len({page.name for page in pages}) == len({page.title for page in pages}) == len(pages)
+    assert {page.name for page in pages} == {path.stem for path in Path(app.pages.__file__).parent.glob("[a-z]*.py")}
     assert all(page.icon.startswith(":material/") and page.section in SECTIONS for page in pages)
 
 

@@ -4,6 +4,7 @@ import socket
 
 import pytest
 
+from tests.app.traces import Shape, batches, recording_trace
 from tests.browser.conftest import Server, wait_until
 
 pytestmark = pytest.mark.browser
@@ -144,6 +145,20 @@ def test_another_host_name_gets_no_session(server):
     """A site that had its name point to this machine (DNS rebinding) reads nothing: all data go over the websocket."""
     assert " 101 " in handshake(server, f"127.0.0.1:{server.port}")
     assert " 403 " in handshake(server, f"evil.example:{server.port}")
+
+
+def test_a_recording_shows_up_by_itself(page, tmp_path):
+    shape = Shape(sequences=128, length=20)
+    with recording_trace(tmp_path / "growing.duckdb", shape) as writer:
+        own = Server([tmp_path / "growing.duckdb"])
+        try:
+            page.goto(own.address)
+            page.wait_for_selector(".js-plotly-plot .heatmaplayer image")
+            assert "1,280 tokens" in page.inner_text(".rw-lead")
+            writer.write(list(batches(shape))[1])
+            wait_until(lambda: "2,560 tokens" in page.inner_text(".rw-lead"), seconds=30)
+        finally:
+            own.interrupt()
 
 
 def test_ctrl_c_ends_it_quietly(server, tmp_path):

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from probes import metrics
-from probes.analyze import TraceSource, analyze, layers_of
+from probes.analysis import TraceSource, analyze, layers_of
 from probes.cli.main import main
 from probes.errors import ProbeError, UsageError
 from probes.ingest import import_npz

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from probes.errors import ProbeError, UsageError
-from probes.record import record
+from probes.recording.record import record
 from store.errors import TraceError
 from store.trace import open_trace
 
