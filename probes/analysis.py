@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,6 @@ from probes.routing import RoutingArrays
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMATS = ("table", "json", "csv", "markdown")
 CHUNK_BYTES = 96 * 2**20
 MOST_ROWS = 1_000_000
 PER_LAYER = ("experts", "weights", "logits", "output_norm", "output_absmax")
@@ -58,6 +56,9 @@ def analyze(
     options = declared.checked(params)
     opened = _opened(trace)
     source = TraceSource(opened, run_id, layers)
+    named = [options[name] for name in declared.tags]
+    if tags := [name for name in named if "=" in name and name not in source.label_names]:
+        source = TaggedSource(source, named, tags)
     if declared.paired:
         source = PairedSource(source, _second(opened, source, **pair))
     frame = run(declared, source, options, by=by, **common)
@@ -164,6 +165,45 @@ class TraceSource:
         return value[self._position] if not self._all and isinstance(value, np.ndarray) and value.ndim > 1 else value
 
 
+class TaggedSource(TraceSource):
+    """A run whose sequences are grouped by tags of their metadata ("key=value") in place of labels."""
+
+    def __init__(self, first: TraceSource, names: list[str], tags: list[str]) -> None:
+        self.__dict__.update(first.__dict__)
+        self.label_names = tuple(names)
+        sql = "SELECT sequence_id, label, metadata::VARCHAR AS metadata FROM sequences WHERE run_id = ? ORDER BY 1"
+        rows = self.trace.sql(sql, [self.run_id])
+        self._ids = rows["sequence_id"].to_numpy(np.int64)
+        self._codes = np.full(len(rows), -1, np.int64)
+        for code, name in enumerate(names):
+            mine = _tagged(rows, name) if name in tags else (rows["label"] == name).to_numpy()
+            if not mine.any():
+                raise UsageError(f"no sequence of run {self.run_id} has {name}")
+            if (self._codes[mine] >= 0).any():
+                raise UsageError(f"the sets {names[0]} and {names[1]} share sequences; they must not")
+            self._codes[mine] = code
+
+    def chunks(self, needs: tuple[str, ...]) -> Iterator[RoutingArrays]:
+        """The run's chunks, with the tags in place of the labels."""
+        for arrays in super().chunks(needs):
+            codes = self._codes[np.searchsorted(self._ids, arrays.sequence_id)]
+            yield dataclasses.replace(arrays, label=codes, label_names=self.label_names)
+
+    def aggregates(self) -> None:
+        """The stored sums are by label."""
+        return None
+
+
+def _tagged(rows: Any, tag: str) -> np.ndarray:
+    key, _, value = tag.partition("=")
+    found = [json.loads(text) if isinstance(text, str) else None for text in rows["metadata"]]
+    return np.array([isinstance(d, dict) and key in d and _spelled(d[key]) == value for d in found], bool)
+
+
+def _spelled(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
 def _second(trace: Any, first: TraceSource, against: int | None, against_trace: Any) -> TraceSource:
     """The run to compare with: it has the same layers, experts and k, or the comparison makes no sense."""
     if against is None and against_trace is None:
@@ -251,45 +291,3 @@ def _score_rule(gating: str) -> str:
     if stated in SCORES:
         return stated
     return next((rule for rule in ("sqrtsoftplus", "sigmoid") if rule in gating), "softmax")
-
-
-def as_object(frame: pd.DataFrame) -> dict[str, Any]:
-    """{"metric", "params", "run_id", "columns", "rows"} of an analysed table; NaN becomes None."""
-    head = {name: frame.attrs[name] for name in ("metric", "params", "run_id", "columns")}
-    columns = [[_plain(v) for v in frame[name].tolist()] for name in frame.columns]
-    rows = [dict(zip(frame.columns, row, strict=True)) for row in zip(*columns, strict=True)]
-    return {**head, "rows": rows}
-
-
-def _plain(value: Any) -> Any:
-    import pandas as pd
-
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [_plain(v) for v in value]
-    if value is None or value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
-        return None
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def render(frame: pd.DataFrame, format: str = "table") -> str:
-    """The table as text in one of FORMATS."""
-    if format == "json":
-        return json.dumps(as_object(frame), ensure_ascii=False, allow_nan=False)
-    if format == "csv":
-        return frame.to_csv(index=False).rstrip("\n")
-    if format == "markdown":
-        return _markdown(frame)
-    return frame.to_string(index=False, na_rep="-", max_rows=None) if len(frame) else "(no rows)"
-
-
-def _markdown(frame: pd.DataFrame) -> str:
-    cells = [[_cell(v) for v in row] for row in frame.itertuples(index=False)]
-    lines = [list(frame.columns), ["---"] * len(frame.columns), *cells]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    value = _plain(value)
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return "" if value is None else str(value).replace("\\", "\\\\").replace("|", "\\|").replace("\n", "\\n")

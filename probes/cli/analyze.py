@@ -38,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _analyze(metric: Any, words: argparse.Namespace, as_json: bool) -> int:
-    from probes.analysis import analyze, render
+    from probes.analysis import analyze
+    from probes.metrics.render import render
 
     options = {o.name: getattr(words, o.name) for o in metric.options}
     common = {"run_id": words.run, "layers": words.layers, "by": words.by}
@@ -47,6 +48,10 @@ def _analyze(metric: Any, words: argparse.Namespace, as_json: bool) -> int:
     if words.ci:
         options.update(ci=True, resamples=words.resamples, seed=words.seed)
     frame = analyze(words.trace, metric.name, **common, **options)
+    if words.plot:
+        from probes.metrics.plots import save_plot
+
+        save_plot(frame, metric, words.plot)
     print(render(frame, "json" if as_json else words.format))
     return 0
 
@@ -79,6 +84,7 @@ def _parser(metric: Any) -> argparse.ArgumentParser:
     common.add_argument("--resamples", type=int, default=1000, metavar="N", help="resamples for --ci (1000)")
     common.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the resamples (0)")
     common.add_argument("--format", choices=FORMATS, default="table", help="how to print (table)")
+    common.add_argument("--plot", metavar="FILE", help="also draw the table into FILE.svg or FILE.html")
     common.add_argument("--json", action="store_true", help="the same as --format json")
     return parser
 

@@ -103,6 +103,7 @@ class Metric:
     second      (counts, options, about) -> options of a second pass over the trace, or None
     cells       (options, about) -> how many numbers `count` makes per group, where they are many
     draws       (sums, groups, options, about) -> [resamples, rows], where `estimate` of each would be too slow
+    tags        options that name a label, or a tag of the sequences' metadata as "key=value"
     paired      compares two runs of the same tokens (`--against RUN`; `other_experts` in Python)
     value       the column `estimate` computes
     laws        names of laws (see laws.py) it obeys;  ends: values it must take on uniform and one-hot routing
@@ -127,6 +128,7 @@ class Metric:
     check: Callable[[Options, Any], None] | None = None
     cells: Callable[[Options, Any], int] | None = None
     draws: Callable[..., Any] | None = None
+    tags: tuple[str, ...] = ()
     paired: bool = False
     value: str = ""
     laws: tuple[str, ...] = ()

@@ -102,8 +102,8 @@ METRIC = Metric(
     formula="rd = a1/(a1+d1) − a2/(a2+d2); a = tokens that chose the expert, d = tokens that did not",
     source="SteerMoE, arXiv 2509.09660",
     options=(
-        Option("label", str, "", "label of the first set", keyword="first"),
-        Option("against", str, "", "label of the second set"),
+        Option("label", str, "", "first set: a label, or key=value of the sequences' metadata", keyword="first"),
+        Option("against", str, "", "second set, likewise"),
         Option("equal_tokens", bool, False, "use only the first n tokens of each set, n the length of the shorter"),
     ),
     groups=lambda options: "label",
@@ -125,6 +125,7 @@ METRIC = Metric(
     estimate=estimate,
     aggregates=aggregates,
     second=second,
+    tags=("label", "against"),
     value="rd",
     laws=(
         "expert_permutation",

@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 
 from probes import metrics
-from probes.analysis import TraceSource, analyze, as_object, layers_of, render
+from probes.analysis import TraceSource, analyze, layers_of
 from probes.cli.main import main
 from probes.errors import ProbeError, UsageError
 from probes.ingest import import_npz
+from probes.metrics.render import as_object, render
 from store.trace import open_trace
 from tests.probes.metrics.cases import Case, random_case
 from tests.probes.metrics.lawbook import options, same
@@ -213,3 +214,24 @@ def test_runs_of_other_tokens_are_not_compared(trace: Path, capsys: pytest.Captu
     assert "give --against RUN" in capsys.readouterr().err
     assert main([*words, "--against", "2", "--against-trace", str(trace), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"]
+
+
+def test_sets_by_metadata_are_those_sequences(case: Case, trace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tags that say the same as the labels give the same table; sets that overlap or are empty are refused."""
+    opened = open_trace(trace)
+    ask = opened.sql
+
+    def sql(query: str, params: list[Any] | None = None) -> Any:
+        frame = ask(query, params)
+        if "metadata::VARCHAR" in query:
+            frame["metadata"] = [json.dumps({"set": label, "n": 1}) for label in frame["label"]]
+        return frame
+
+    monkeypatch.setattr(opened, "sql", sql)
+    by_label = analyze(opened, "risk_difference", run_id=1, label="a", against="b")
+    by_tag = analyze(opened, "risk_difference", run_id=1, label="set=a", against="set=b")
+    pd.testing.assert_frame_equal(by_label, by_tag)
+    with pytest.raises(UsageError, match="has set=z"):
+        analyze(opened, "risk_difference", run_id=1, label="set=a", against="set=z")
+    with pytest.raises(UsageError, match="share sequences"):
+        analyze(opened, "risk_difference", run_id=1, label="set=a", against="n=1")
