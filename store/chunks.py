@@ -1,0 +1,148 @@
+"""Reading whole sequences as arrays [T, L, ...], a bounded number of tokens at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from store import queries
+from store.encode import WORDS, unpack_logits, widen
+
+SLOTS = {"experts": "experts", "weights": "weights", "output_norm": "output_norms", "output_absmax": "output_absmaxes"}
+SCALARS = ("entropy", "margin", "input_absmax")
+COLUMNS = (*SLOTS, "logits", *SCALARS)
+Sequence_ = tuple[int, int, int]  # sequence_id, n_tokens, label_id
+
+
+def sequence_groups(listed: Iterable[Sequence_], wanted: set[int] | None, max_tokens: int) -> Iterator[list[Sequence_]]:
+    """Consecutive sequences, together at most `max_tokens` tokens (or one longer sequence)."""
+    group: list[Sequence_] = []
+    size = 0
+    for sequence in listed:
+        skipped = wanted is not None and sequence[0] not in wanted
+        if group and (skipped or size + sequence[1] > max_tokens):
+            yield group
+            group, size = [], 0
+        if not skipped:
+            group.append(sequence)
+            size += sequence[1]
+    if group:
+        yield group
+
+
+def read_chunk(
+    con: Any, run_id: int, info: Any, group: Sequence[Sequence_], columns: Sequence[str], words: dict[int, str]
+) -> dict[str, np.ndarray]:
+    """The arrays of consecutive sequences; `info` is the layers frame of the layers wanted."""
+    first, last = group[0][0], group[-1][0]
+    chunk = _tokens(con, run_id, group, words)
+    chunk["layers"] = info.layer.to_numpy(np.int64)
+    total = len(chunk["sequence_id"])
+    names = [SLOTS[c] for c in columns if c in SLOTS] + [c for c in columns if c in SCALARS]
+    names += list(WORDS) if "logits" in columns else []
+    query = queries.ROUTING.format(columns=", ".join(names or ["1"]))
+    layers = info.layer.tolist()
+    table = con.sql(query, params=[run_id, first, last, layers]).to_arrow_table() if columns else None
+    shape = (total, len(layers))
+    if table is not None:
+        place = _place(chunk, table, info)
+        for name in columns:
+            chunk[name] = _column(name, table, place, shape, info)
+    return chunk
+
+
+def _tokens(con: Any, run_id: int, group: Sequence[Sequence_], words: dict[int, str]) -> dict[str, np.ndarray]:
+    table = con.sql(queries.TOKENS, params=[run_id, group[0][0], group[-1][0]]).to_arrow_table()
+    chunk = {"sequence_id": _ints(table["sequence_id"]), "position": _ints(table["position"])}
+    chunk |= {name: _ints(table[name]) for name in ("token_id", "predicted_id", "phase")}
+    chunk["logprob"] = _floats(table["logprob"])
+    ids = np.array([s[0] for s in group])
+    labels = np.array([s[2] for s in group])
+    chunk["label"] = labels[np.searchsorted(ids, chunk["sequence_id"])]
+    chunk["token"] = _texts(chunk["token_id"], table["text"].to_numpy(), words)
+    return chunk
+
+
+def _texts(ids: np.ndarray, own: np.ndarray, words: dict[int, str]) -> np.ndarray:
+    values, back = np.unique(ids, return_inverse=True)
+    known = np.array([words.get(int(v)) for v in values], dtype=object)
+    texts = known[back] if len(values) else np.zeros(0, dtype=object)
+    spoken = np.array([t is not None for t in own], dtype=bool)
+    texts[spoken] = own[spoken]
+    return texts
+
+
+def _ints(column: Any) -> np.ndarray:
+    return _filled(column, -1, np.int64)
+
+
+def _floats(column: Any) -> np.ndarray:
+    return _filled(column, np.nan, np.float32)
+
+
+def _filled(column: Any, missing: float, dtype: Any) -> np.ndarray:
+    kind = pa.from_numpy_dtype(np.dtype(dtype))
+    return column.cast(kind).fill_null(pa.scalar(missing, kind)).to_numpy()
+
+
+def _place(chunk: dict[str, np.ndarray], table: Any, info: Any) -> np.ndarray:
+    """Where each row of the table goes in an array [T * L]."""
+    key = (chunk["sequence_id"] << 32) | chunk["position"]
+    rows = (_ints(table["sequence_id"]) << 32) | _ints(table["position"])
+    layer_of = np.zeros(int(info.layer.max()) + 1, np.int64)
+    layer_of[info.layer.to_numpy()] = np.arange(len(info))
+    return np.searchsorted(key, rows) * len(info) + layer_of[_ints(table["layer"])]
+
+
+def _column(name: str, table: Any, place: np.ndarray, shape: tuple[int, int], info: Any) -> np.ndarray:
+    if name == "logits":
+        return _logits(table, place, shape, info)
+    if name in SCALARS:
+        out = np.full(shape, np.nan, np.float32)
+        out.reshape(-1)[place] = _floats(table[name])
+        return out
+    k = int(info.top_k.max())
+    out = _no_experts((*shape, k), info) if name == "experts" else np.full((*shape, k), np.nan, np.float32)
+    _scatter(out.reshape(-1, k), table[SLOTS[name]].combine_chunks(), place)
+    return out
+
+
+def _no_experts(shape: tuple[int, ...], info: Any) -> np.ndarray:
+    return np.full(shape, -1, np.int16 if info.num_experts.max() <= 32_767 else np.int32)
+
+
+def _scatter(out: np.ndarray, lists: Any, place: np.ndarray) -> None:
+    """Put each list into its row of `out`, lists of one length at a time (there is rarely more than one)."""
+    lengths = lists.value_lengths().fill_null(0).to_numpy()
+    flat = _filled(lists.flatten(), -1 if out.dtype.kind == "i" else np.nan, out.dtype)
+    starts = np.cumsum(lengths) - lengths
+    for length in np.unique(lengths[lengths > 0]):
+        rows = np.flatnonzero(lengths == length)
+        if len(rows) * length == len(flat):
+            out[place[rows], :length] = flat.reshape(-1, length)
+        else:
+            out[place[rows], :length] = flat[starts[rows][:, None] + np.arange(length)]
+
+
+def _logits(table: Any, place: np.ndarray, shape: tuple[int, int], info: Any) -> np.ndarray:
+    """float32 [T, L, E], NaN where none were kept; exact for every stored type."""
+    most = int(info.num_experts.max())
+    out = np.full((shape[0] * shape[1], most), np.nan, np.float32)
+    experts = info.num_experts.to_numpy()
+    for column, word in WORDS.items():
+        lists = table[column].combine_chunks()
+        kept = np.flatnonzero(lists.is_valid().to_numpy(zero_copy_only=False))
+        if not len(kept):
+            continue
+        flat = lists.flatten().to_numpy().astype(word, copy=False)
+        lengths = lists.value_lengths().fill_null(0).to_numpy()[kept]
+        starts = np.cumsum(lengths) - lengths
+        of = experts[place[kept] % shape[1]]
+        for e in np.unique(of):
+            rows = np.flatnonzero(of == e)
+            words = flat[starts[rows][:, None] + np.arange(lengths[rows[0]])]
+            out[place[kept[rows]], :e] = widen(unpack_logits(column, words, int(e)))
+    return out.reshape(*shape, most)

@@ -1,0 +1,240 @@
+"""Opening the file: the lock, the schema's version, and what can be wrong, each said in one line.
+
+DuckDB lets one process write and shuts every other one out meanwhile, and a reader shuts the writer out. So everybody
+opens, writes or asks, and closes; whoever finds the file taken waits a little (with jitter, so that two who wait do not
+keep meeting) and tries again.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import duckdb
+
+from store.errors import TraceError
+
+HERE = Path(__file__).parent
+READ_WAIT = 60.0
+WRITE_WAIT = 300.0
+# A DuckDB row group is 122,880 rows unless told otherwise. At each checkpoint DuckDB merges neighbours that fit into one
+# group less, which with a few groups per flush rewrote earlier flushes again and again (0.25 against 0.54 million rows/s,
+# a fifth of the file holes). With small groups a flush is several full ones and a rest, and nothing is merged.
+ROW_GROUP = 20_480
+_LOCKED = ("could not set lock", "conflicting lock", "different configuration", "already attached")
+_FULL = ("no space left", "disk quota", "file too large", "could not write", "write failed", "out of disk")
+T = TypeVar("T")
+
+
+@cache
+def migrations() -> tuple[tuple[int, str], ...]:
+    """(number, file name) of every migration, in order; the last number is the version this code writes."""
+    files = sorted(p.name for p in (HERE / "migrations").glob("[0-9]*.sql"))
+    return tuple((int(name.split("_")[0]), name) for name in files)
+
+
+def latest_version() -> int:
+    return migrations()[-1][0]
+
+
+def connect(path: str | os.PathLike[str], read_only: bool = True, wait: float | None = None) -> Any:
+    """A DuckDB connection to `path`, waiting up to `wait` seconds while another process has the file.
+
+    One thread: recording shares the machine with a model, and answers come from aggregates.
+    """
+    deadline = time.monotonic() + (wait if wait is not None else READ_WAIT if read_only else WRITE_WAIT)
+    delay = 0.01
+    while True:
+        try:
+            return _attach(str(path), read_only)
+        except duckdb.Error as error:
+            if not is_lock(error):
+                raise explain(error, path) from error
+            if time.monotonic() > deadline:
+                raise TraceError(f"{path}: another process has the file open ({_holder(error)}); try again") from error
+        time.sleep(delay * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
+        delay = min(delay * 1.5, 0.25)
+
+
+def _attach(path: str, read_only: bool) -> Any:
+    """The file as the current database of a connection of its own.
+
+    Attached, not opened: only ATTACH takes a row group size, and two readers in one process need not agree on settings.
+    """
+    con = duckdb.connect(config={"threads": 1})
+    try:
+        quoted = path.replace("'", "''")
+        con.execute(f"ATTACH '{quoted}' AS trace ({'READ_ONLY' if read_only else f'ROW_GROUP_SIZE {ROW_GROUP}'})")
+        con.execute("USE trace")
+    except BaseException:
+        con.close()
+        raise
+    return con
+
+
+def is_lock(error: Exception) -> bool:
+    return any(words in str(error).lower() for words in _LOCKED)
+
+
+def is_full(error: Exception) -> bool:
+    return any(words in str(error).lower() for words in _FULL)
+
+
+def _holder(error: Exception) -> str:
+    message = str(error)
+    return message[message.find("(PID") + 1 :].split(")")[0] if "(PID" in message else "this one, for writing"
+
+
+def explain(error: Exception, path: object) -> TraceError:
+    """The one line for what DuckDB said about `path`."""
+    text = " ".join(str(error).split())
+    low = text.lower()
+    if isinstance(error, TraceError):
+        return error
+    if is_full(error):
+        return TraceError(
+            f"{path}: the disk is full or a limit was reached; what was committed before is kept ({text})"
+        )
+    if "not a valid duckdb database" in low:
+        return TraceError(f"{path}: not a trace (not a DuckDB database file)")
+    if "newer version" in low or "different version" in low or "database file with version number" in low:
+        return TraceError(f"{path}: written by a newer DuckDB; upgrade with 'pip install -U duckdb'")
+    if "does not exist" in low or "no such file" in low:
+        return TraceError(f"{path}: no such file")
+    if "permission denied" in low or "read-only file system" in low or "cannot open file" in low:
+        return TraceError(f"{path}: cannot be opened ({text})")
+    return TraceError(f"{path}: {text}")
+
+
+def schema_version(con: Any, path: object) -> int:
+    """The schema's version; TraceError when the file is a database of another program."""
+    found = con.execute(
+        "SELECT count(*) FROM duckdb_columns() WHERE database_name = 'trace' AND schema_name = 'raw' AND table_name = 'migrations' "
+        "AND column_name IN ('version', 'name', 'applied_at')"
+    ).fetchone()
+    if not found or found[0] != 3:
+        raise TraceError(f"{path}: not a trace (a DuckDB database of another program)")
+    return int(con.execute("SELECT max(version) FROM raw.migrations").fetchone()[0])
+
+
+def check_version(version: int, path: object) -> None:
+    if version > latest_version():
+        raise TraceError(
+            f"{path}: made by a newer version of this program (schema {version}, known up to {latest_version()}); upgrade"
+        )
+
+
+def create_schema(con: Any) -> None:
+    """A new file's tables and views, with every migration marked as done, in one transaction."""
+    with transaction(con):
+        con.execute((HERE / "schema.sql").read_text(encoding="utf-8"))
+        for version, name in migrations():
+            _record(con, version, name)
+
+
+def migrate(con: Any, path: object, upto: int | None = None) -> None:
+    """Bring an old file to the present schema, each step recorded in its own transaction."""
+    current = schema_version(con, path)
+    check_version(current, path)
+    for version, name in migrations():
+        if current < version <= (upto or latest_version()):
+            with transaction(con):
+                con.execute((HERE / "migrations" / name).read_text(encoding="utf-8"))
+                _record(con, version, name)
+
+
+def create_file(path: Path) -> None:
+    """A new trace at `path`, whole or not at all: it is made under another name and moved into place."""
+    if not path.parent.is_dir():
+        raise TraceError(f"{path}: no such directory: {path.parent}")
+    making = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        con = connect(making, read_only=False, wait=0)
+        try:
+            create_schema(con)
+        finally:
+            con.close()
+        os.link(making, path)
+    except FileExistsError:
+        pass  # somebody else made it meanwhile: then it is theirs, and ours is one more run
+    except OSError:
+        os.replace(making, path)  # a file system without hard links
+    except duckdb.Error as error:
+        raise explain(error, path) from error
+    finally:
+        for leftover in (making, Path(f"{making}.wal")):
+            leftover.unlink(missing_ok=True)
+
+
+def upgrade(path: Path, wait: float | None = None) -> None:
+    """Check that `path` is a trace and bring it to the present schema where it is older."""
+    if path.is_dir():
+        raise TraceError(f"{path}: is a directory")
+    if read(path, lambda con: schema_version(con, path)) == latest_version():
+        return
+    con = connect(path, read_only=False, wait=wait)
+    try:
+        migrate(con, path)
+    except duckdb.Error as error:
+        raise explain(error, path) from error
+    finally:
+        con.close()
+
+
+def _record(con: Any, version: int, name: str) -> None:
+    con.execute("INSERT INTO raw.migrations VALUES (?, ?, ?)", [version, name, now()])
+
+
+def now() -> datetime:
+    """UTC without a zone, as the file keeps its times."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+@contextmanager
+def transaction(con: Any) -> Iterator[None]:
+    con.execute("BEGIN")
+    try:
+        yield
+    except BaseException:
+        _quietly(lambda: con.execute("ROLLBACK"))
+        raise
+    con.execute("COMMIT")
+
+
+def _quietly(action: Callable[[], Any]) -> None:
+    try:
+        action()
+    except duckdb.Error:
+        pass  # the first error is the one to tell
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str], wait: float | None = None) -> Iterator[Any]:
+    """One transaction on the trace at `path`, with DuckDB's errors in our words; the file is closed after it."""
+    con = connect(path, read_only=False, wait=wait)
+    try:
+        with transaction(con):
+            yield con
+        con.execute("CHECKPOINT")
+    except duckdb.Error as error:
+        raise explain(error, path) from error
+    finally:
+        _quietly(con.close)
+
+
+def read(path: str | os.PathLike[str], ask: Callable[[Any], T], wait: float | None = None) -> T:
+    """Open, ask, close."""
+    con = connect(path, read_only=True, wait=wait)
+    try:
+        return ask(con)
+    except duckdb.Error as error:
+        raise explain(error, path) from error
+    finally:
+        con.close()

@@ -1,0 +1,21 @@
+"""Every question the package itself asks of a trace, in one place."""
+
+RUNS = "SELECT r.*, w.writer_pid, w.writer_host FROM runs r JOIN raw.runs w USING (run_id) ORDER BY run_id"
+LAYERS = "SELECT * EXCLUDE (run_id) FROM layers WHERE run_id = ? ORDER BY layer"
+LABELS = "SELECT label FROM raw.labels WHERE run_id = ? ORDER BY label_id"
+SEQUENCES = "SELECT sequence_id, n_tokens, label_id FROM raw.sequences WHERE run_id = ? ORDER BY sequence_id"
+TOKENS = (
+    "SELECT sequence_id, position, token_id, predicted_id, phase, logprob, text FROM raw.tokens "
+    "WHERE run_id = ? AND sequence_id BETWEEN ? AND ? ORDER BY sequence_id, position"
+)
+VOCABULARY = "SELECT token_id, text FROM raw.vocabulary WHERE run_id = ?"
+ROUTING = (
+    "SELECT sequence_id, position, layer, {columns} FROM raw.routing "
+    "WHERE run_id = ? AND sequence_id BETWEEN ? AND ? AND list_contains(?, layer)"
+)
+AGGREGATES = "SELECT layer, label_id, {columns} FROM raw.aggregates WHERE run_id = ?"
+COACTIVATION = "SELECT layer, expert, together FROM raw.coactivation WHERE run_id = ?"
+LOGIT_COLUMNS = (
+    "SELECT layer, count(logits_float32), count(logits_float16), count(logits_bfloat16) FROM raw.routing "
+    "WHERE run_id = ? GROUP BY layer"
+)

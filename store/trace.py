@@ -1,0 +1,153 @@
+"""Reading a trace: open, ask, close, so that a recording can go on beside it.
+
+trace = open_trace("trace.duckdb")
+trace.runs()
+for chunk in trace.chunks(run_id=1, columns=("experts", "weights")):
+    chunk["experts"]                         # [T, L, k] of some whole sequences
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from store import database, queries
+from store.chunks import COLUMNS, read_chunk, sequence_groups
+from store.errors import TraceError
+from store.resume import is_alive
+from store.totals import read_aggregates
+
+MAX_ROWS = 400_000
+
+
+class Trace:
+    """A trace file; holds no connection. Made by `open_trace`."""
+
+    def __init__(self, path: Path, wait: float = database.READ_WAIT):
+        self.path, self.wait = path, wait
+        self._vocabulary: dict[int, tuple[int, dict[int, str]]] = {}
+
+    def __repr__(self) -> str:
+        return f"Trace({str(self.path)!r})"
+
+    def ask(self, question: Any) -> Any:
+        """`question(connection)` on a connection that is open only meanwhile."""
+        return database.read(self.path, question, self.wait)
+
+    def sql(self, sql: str, params: Sequence[Any] | None = None) -> Any:
+        """DataFrame of a query of our own (people's SQL goes through store.sandbox)."""
+        return self.ask(lambda con: con.execute(sql, params or []).df())
+
+    def runs(self) -> Any:
+        """DataFrame of the view `runs`; a recording whose process is gone is called interrupted."""
+        frame = self.sql(queries.RUNS)
+        alive = [is_alive(_whole(p), h) for p, h in zip(frame.writer_pid, frame.writer_host, strict=True)]
+        stale = (frame.status == "recording") & ~np.array(alive, dtype=bool)
+        frame["status"] = frame.status.mask(stale, "interrupted")
+        return frame.drop(columns=["writer_pid", "writer_host"])
+
+    def run(self, run_id: int | None = None) -> dict[str, Any]:
+        """One run as a dict; without a number the newest complete one, or else the newest."""
+        frame = self.runs()
+        if frame.empty:
+            raise TraceError(f"{self.path}: no run in it yet")
+        if run_id is None:
+            complete = frame[frame.status == "complete"]
+            row = (complete if len(complete) else frame).iloc[-1]
+        elif run_id in set(frame.run_id):
+            row = frame[frame.run_id == run_id].iloc[0]
+        else:
+            raise TraceError(f"{self.path}: no run {run_id}; there are: {', '.join(map(str, frame.run_id))}")
+        return {str(k): _plain(v) for k, v in row.to_dict().items()}
+
+    def layers(self, run_id: int | None = None) -> Any:
+        """DataFrame of the view `layers` for one run."""
+        return self.sql(queries.LAYERS, [self._id(run_id)])
+
+    def label_names(self, run_id: int | None = None) -> tuple[str, ...]:
+        """Names of the labels, in the order of their codes."""
+        run = self._id(run_id)
+        return tuple(label for (label,) in self.ask(lambda con: con.execute(queries.LABELS, [run]).fetchall()))
+
+    def aggregates(self, run_id: int | None = None) -> dict[str, Any]:
+        """Counts and sums over the whole run, by layer, expert and label: see store.totals."""
+        run = self._id(run_id)
+        return self.ask(lambda con: read_aggregates(con, run))
+
+    def chunks(
+        self,
+        run_id: int | None = None,
+        layers: Sequence[int] | None = None,
+        columns: Sequence[str] = ("experts",),
+        max_rows: int = MAX_ROWS,
+        sequences: Sequence[int] | None = None,
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Whole sequences in (sequence_id, position) order, at most about `max_rows` (token, layer) rows at a time.
+
+        Each chunk is a dict: sequence_id, position, label, token_id, predicted_id, phase [T] (-1: none), logprob [T],
+        token [T] object, layers [L], and of `columns`: experts int16 [T, L, k]; weights, output_norm, output_absmax
+        float32 [T, L, k]; logits float32 [T, L, E]; entropy, margin, input_absmax float32 [T, L]. Missing is -1 or NaN.
+        Layers with fewer experts or a smaller k are filled up the same way.
+        """
+        run = self._id(run_id)
+        unknown = set(columns) - set(COLUMNS)
+        if unknown:
+            raise TraceError(f"no column {sorted(unknown)[0]!r} to read; there are: {', '.join(COLUMNS)}")
+        info = self._chosen_layers(run, layers)
+        wanted = None if sequences is None else set(sequences)
+        listed = [s for s in self.ask(lambda con: con.execute(queries.SEQUENCES, [run]).fetchall())]
+        for group in sequence_groups(listed, wanted, max(1, max_rows // max(1, len(info)))):
+            vocabulary = self._words(run)
+            yield self.ask(lambda con, g=group, v=vocabulary: read_chunk(con, run, info, g, columns, v))
+
+    def _id(self, run_id: int | None) -> int:
+        return int(self.run(run_id)["run_id"])
+
+    def _chosen_layers(self, run: int, layers: Sequence[int] | None) -> Any:
+        frame = self.layers(run)
+        if layers is None:
+            return frame
+        missing = [layer for layer in layers if layer not in set(frame.layer)]
+        if missing:
+            raise TraceError(
+                f"{self.path}: no layer {missing[0]} in run {run}; there are: {', '.join(map(str, frame.layer))}"
+            )
+        return frame[frame.layer.isin(list(layers))].reset_index(drop=True)
+
+    def _words(self, run: int) -> dict[int, str]:
+        """Vocabulary of a run, read again only when it grew."""
+        size = self.ask(
+            lambda con: con.execute("SELECT count(*) FROM raw.vocabulary WHERE run_id = ?", [run]).fetchone()[0]
+        )
+        have = self._vocabulary.get(run)
+        if have is None or have[0] != size:
+            rows = self.ask(lambda con: con.execute(queries.VOCABULARY, [run]).fetchall())
+            self._vocabulary[run] = (size, dict(rows))
+        return self._vocabulary[run][1]
+
+
+def open_trace(path: str | os.PathLike[str], wait: float = database.READ_WAIT) -> Trace:
+    """The trace at `path`, checked to be one; an older schema is brought up to date first."""
+    where = Path(path)
+    if not where.exists():
+        raise TraceError(f"{where}: no such file")
+    database.upgrade(where, wait)
+    return Trace(where, wait)
+
+
+def _whole(value: Any) -> int | None:
+    plain = _plain(value)
+    return None if plain is None else int(plain)
+
+
+def _plain(value: Any) -> Any:
+    """Python's own types; missing values are None."""
+    import pandas as pd
+
+    if value is None or (not isinstance(value, list | dict) and pd.isna(value)):
+        return None
+    return value.item() if isinstance(value, np.generic) else value
