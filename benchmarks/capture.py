@@ -75,7 +75,7 @@ def _table(title: str, phase: str, model: Any, work: Work, rounds: int, repeats:
         ratio_row(name, timings.ratio(name, "plain"), target)
         for name, target in zip(WANTS, TARGETS[phase], strict=True)
     ]
-    return Table(title, rows, base=f"plain: {1e3 * timings.time('plain').median:.1f} ms")
+    return Table(title, rows, base=f"plain: {1e3 * timings.time('plain').median:.1f} ms; {timings.disturbance}")
 
 
 def _attach_row(model: Any, rounds: int) -> Row:

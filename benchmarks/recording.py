@@ -119,7 +119,7 @@ def whole(family: str, model: Any, tokenizer: Any, scale: Scale) -> Table:
     return Table(
         f"{family}: {count:,} tokens in {len(prompts.good):,} prompts",
         rows,
-        base=f"plain: {seconds:.1f} s, {count / seconds:,.0f} tokens/s",
+        base=f"plain: {seconds:.1f} s, {count / seconds:,.0f} tokens/s; {timings.disturbance}",
     )
 
 
@@ -133,7 +133,9 @@ def pieces(family: str, model: Any, tokenizer: Any, scale: Scale) -> Table:
         variants[f"{name}: and writing (all of `record`)"] = recording(model, tokenizer, prompts, capture)
     timings = interleave(variants, scale.parts_rounds, warm=0)
     rows: list[Row] = [ratio_row(name, timings.ratio(name, "plain")) for name in variants if name != "plain"]
-    return Table(f"{family}, step by step", rows, base=f"plain: {timings.time('plain').median:.1f} s")
+    return Table(
+        f"{family}, step by step", rows, base=f"plain: {timings.time('plain').median:.1f} s; {timings.disturbance}"
+    )
 
 
 def stepped(model: Any, tokenizer: Any, prompts: Prompts, capture: str, *, rows: bool) -> Variant:

@@ -10,8 +10,9 @@ HEAD = """\
 Made by `make bench` (`python -m benchmarks.run`); do not edit. The figures as data: `benchmarks/results.json`.
 
 Figures are medians over rounds, with quartiles in brackets. What is compared runs in the same rounds: each round
-runs every variant once, in rotated order, and a ratio is taken within its round. Nothing in the tests asserts a
-time.
+runs every variant once, in rotated order, and a ratio is taken within its round. A round during which other
+processes used more than 0.15 of a core is run again, up to three times as many rounds as are counted. Nothing in
+the tests asserts a time.
 """
 
 

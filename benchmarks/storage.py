@@ -52,7 +52,7 @@ def measure(scale: Scale) -> Section:
         "storage", "The trace: size and writing", METHOD.format(per=PER_BATCH, length=LENGTH, replays=REPLAYS)
     )
     made = {name: list(made_batches(scale.shape, scale.store_tokens, *kept)) for name, kept in KEPT.items()}
-    batches = {NOTHING: []} | {name: replayed(once) for name, once in made.items()}
+    batches: dict[str, list[Batch]] = {NOTHING: []} | {name: replayed(once) for name, once in made.items()}
     found: dict[str, list[Written]] = {name: [] for name in batches}
     names = list(batches)
     for number in range(-1, scale.store_rounds):  # the first round compiles, and is thrown away

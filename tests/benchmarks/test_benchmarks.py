@@ -17,9 +17,31 @@ from benchmarks.scale import SMOKE
 from benchmarks.timing import interleave, plain, spread
 
 
-def test_interleave_runs_every_variant_once_per_round_in_rotated_order() -> None:
+def test_a_disturbed_round_is_run_again_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import timing
+
+    busy = iter([0.0, 0.0, 0.9, 0.0])  # the round that is thrown away, then three
+    monkeypatch.setattr(timing.Watch, "others", lambda self: next(busy))
+    timings = interleave({"a": plain(lambda: None)}, rounds=2, warm=0)
+    assert timings.others == [0.0, 0.0]
+
+
+def test_patience_ends_and_the_least_disturbed_rounds_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import timing
+
+    busy = iter([0.0, 0.9, 0.3, 0.8])
+    monkeypatch.setattr(timing.Watch, "others", lambda self: next(busy))
+    timings = interleave({"a": plain(lambda: None)}, rounds=1, warm=0)
+    assert timings.others == [0.3]
+    assert timings.disturbance == "other processes used 0.30 cores"
+
+
+def test_interleave_runs_every_variant_once_per_round_in_rotated_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import timing
+
     calls: list[str] = []
     variants = {name: plain(lambda name=name: calls.append(name)) for name in "abc"}
+    monkeypatch.setattr(timing.Watch, "others", lambda self: 0.0)
     timings = interleave(variants, rounds=3, warm=0)
     assert "".join(calls) == "abc" + "abc" + "bca" + "cab"
     assert all(len(seconds) == 3 for seconds in timings.seconds.values())
