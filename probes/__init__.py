@@ -1,3 +1,34 @@
-"""Record, analyse and change the routing of mixture-of-experts language models."""
+"""Record, analyse and change the routing of mixture-of-experts language models.
+
+import probes
+
+model, tokenizer = probes.load_model("sample_data/model")
+probes.record(model, "sample_data/prompts.jsonl", "demo.duckdb", tokenizer=tokenizer)
+probes.analyze("demo.duckdb", "load")
+"""
+
+from __future__ import annotations
+
+from typing import Any
 
 __version__ = "0.1.0"
+
+_WHERE = {
+    "load_model": "probes.model",
+    "record": "probes.recording.record",
+    "analyze": "probes.analysis",
+    "import_npz": "probes.ingest",
+    "open_trace": "store.trace",
+}
+__all__ = ["__version__", "analyze", "families", "import_npz", "load_model", "metrics", "open_trace", "record"]
+
+
+def __getattr__(name: str) -> Any:
+    """Functions are looked up when they are first used, so that `import probes` costs nothing."""
+    import importlib
+
+    if name in ("families", "metrics"):
+        return importlib.import_module(f"probes.{name}")
+    if name not in _WHERE:
+        raise AttributeError(f"module 'probes' has no attribute {name!r}")
+    return getattr(importlib.import_module(_WHERE[name]), name)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from probes.errors import ProbeError
 from probes.findings import Finding, findings
-from probes.record import Recorded, record
+from probes.recording.record import Recorded, record
 from probes.sample import sample_path
 
 DEMO_TRACE = "router-demo.duckdb"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,13 +29,19 @@ def findings(trace: Any, run_id: int | None = None) -> list[Finding]:
     sums = trace.aggregates(run["run_id"])
     layers = np.asarray(sums["layers"])
     names = list(trace.label_names(run["run_id"]))
-    path = trace.path
+    path = _shown(Path(trace.path))
     return [
         *_experts_of_labels(sums, layers, names, path),
         *_loads(sums, layers, path),
         *_uncertain_tokens(trace, run["run_id"], path),
         *_entropies(sums, layers, path),
     ]
+
+
+def _shown(path: Path) -> str:
+    """The trace as one would type it here."""
+    path = path.resolve()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def npmi(count: np.ndarray, tokens: np.ndarray) -> np.ndarray:

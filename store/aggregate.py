@@ -38,7 +38,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @_compiled
-def _count(experts, group, chosen, first, together):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _count(experts, group, chosen, first, together):  # pragma: no cover
     """Choices per expert and group, and pairs; returns the first row that names an expert twice, or -1."""
     n, k = experts.shape
     for row in range(n):
@@ -62,7 +62,7 @@ def _count(experts, group, chosen, first, together):  # type: ignore[no-untyped-
 
 
 @_compiled
-def _add_values(experts, group, values, norms, sum_weight, n_norm, sum_norm, sum_weight_norm):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _add_values(experts, group, values, norms, sum_weight, n_norm, sum_norm, sum_weight_norm):  # pragma: no cover
     n, k = experts.shape
     has_values, has_norms = values.shape[0] == n, norms.shape[0] == n
     for row in range(n):
@@ -83,7 +83,9 @@ def _add_values(experts, group, values, norms, sum_weight, n_norm, sum_norm, sum
 
 
 @_compiled
-def _maxima(experts, group, outputs, inputs, sequence, position, most, at_sequence, at_position, most_input):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _maxima(
+    experts, group, outputs, inputs, sequence, position, most, at_sequence, at_position, most_input
+):  # pragma: no cover
     n, k = experts.shape
     has_outputs, has_inputs = outputs.shape[0] == n, inputs.shape[0] == n
     for row in range(n):
@@ -101,10 +103,10 @@ def _maxima(experts, group, outputs, inputs, sequence, position, most, at_sequen
 
 
 @_compiled
-def _add_rows(values, group, total):  # type: ignore[no-untyped-def]  # pragma: no cover
-    for row in range(values.shape[0]):
-        for e in range(values.shape[1]):
-            total[group[row], e] += values[row, e]
+def _add_rows(scores, share, group, total):  # pragma: no cover
+    for row in range(scores.shape[0]):
+        for e in range(scores.shape[1]):
+            total[group[row], e] += scores[row, e] * share[row]
 
 
 class LayerTotals:
@@ -137,9 +139,9 @@ class LayerTotals:
         twice = _count(experts, group, a["chosen"], a["first_chosen"], self.together)
         if twice >= 0:
             raise TraceError(
-                f"batch {batch.index}: layer {rows.layer}: a token names an expert twice: {experts[twice]}"
+                f"batch {batch.index}: layer {rows.layer}: a token names an expert twice: {experts[twice].tolist()}"
             )
-        self._add_tokens(rows, (experts >= 0).any(axis=1), group)
+        self._add_tokens(rows, np.asarray((experts >= 0).any(axis=1)), group)
         weights, norms = _floats(rows.weights, experts.shape[1]), _floats(rows.output_norm, experts.shape[1])
         _add_values(
             experts, group, weights, norms, *(a[n] for n in ("sum_weight", "n_norm", "sum_norm", "sum_weight_norm"))
@@ -178,19 +180,27 @@ class LayerTotals:
         which = np.flatnonzero(kept)
         for start in range(0, len(which), _ROWS):
             part = which[start : start + _ROWS]
-            _add_rows(
-                probabilities(widen(rows.logits[part]), self.info.gating), group[part], self.arrays["sum_probability"]
-            )
+            scores, share = scores_of(widen(rows.logits[part]), self.info.gating)
+            _add_rows(scores, share, group[part], self.arrays["sum_probability"])
 
 
-def probabilities(logits: np.ndarray, gating: str) -> np.ndarray:
-    """Softmax over the experts; for sigmoid gating the sigmoid scores scaled to sum 1. float32 [n, E]."""
+def scores_of(logits: np.ndarray, gating: str) -> tuple[np.ndarray, np.ndarray]:
+    """Scores float32 [n, E] and what to multiply each row with [n] to make them probabilities.
+
+    Softmax over the experts; for sigmoid gating the sigmoid scores scaled to sum 1.
+    """
     if "sigmoid" in gating.lower():
         with np.errstate(over="ignore"):
             scores = 1 / (1 + np.exp(-logits))
     else:
-        scores = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return scores / scores.sum(axis=1, keepdims=True)
+        scores = np.exp(logits - _highest(logits))
+    return scores, 1 / (scores @ np.ones(scores.shape[1], np.float32))
+
+
+def _highest(logits: np.ndarray) -> Any:
+    """What to subtract before exp: one number where the logits lie close together (faster), else one per row."""
+    top, bottom = logits.max(), logits.min()
+    return top if top - bottom < 60 else logits.max(axis=1, keepdims=True)
 
 
 def _floats(values: np.ndarray | None, k: int) -> np.ndarray:
@@ -198,7 +208,9 @@ def _floats(values: np.ndarray | None, k: int) -> np.ndarray:
 
 
 def _empty(groups: int, experts: int) -> dict[str, np.ndarray]:
-    arrays = {name: np.zeros(groups, np.int64) for name in COUNTS} | {name: np.zeros(groups) for name in SUMS}
+    arrays: dict[str, np.ndarray] = {name: np.zeros(groups, np.int64) for name in COUNTS} | {
+        name: np.zeros(groups) for name in SUMS
+    }
     arrays |= {name: np.zeros((groups, experts), np.int64) for name in EXPERT_COUNTS}
     arrays |= {name: np.zeros((groups, experts)) for name in EXPERT_SUMS}
     arrays |= {name: np.full((groups, experts), -1, np.float32) for name in EXPERT_MAXIMA}
@@ -217,13 +229,13 @@ class Totals:
         return sum(layer.nbytes for layer in self.layers.values())
 
     def add(self, batch: Batch, group: np.ndarray, groups: int) -> None:
-        """`group` [n]: for each token 0 without a label, else the label's number plus one; `groups`: how many there are."""
+        """`group` [n]: 0 for a token without a label, else the label's number plus one; of `groups` in all."""
         for layer in self.layers.values():
             layer.grow(groups)
         if self.nbytes > MEMORY_LIMIT:
             raise TraceError(
-                f"batch {batch.index}: {groups - 1} labels are too many to keep counts for; labels name groups of prompts, "
-                "put what is unique to a prompt into its id or metadata"
+                f"batch {batch.index}: {groups - 1} labels are too many to keep counts for; labels name groups of "
+                "prompts, put what is unique to a prompt into its id or metadata"
             )
         for rows in batch.layers:
             self.layers[rows.layer].add(batch, rows, group)

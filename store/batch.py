@@ -35,6 +35,7 @@ class LayerInfo:
     shared_experts: int = 0
     is_moe: bool = True
     stream: str = "mlp"
+    logits_type: str | None = None  # set by the writer with the first logits it gets
 
 
 @dataclass
@@ -109,6 +110,7 @@ def check_batch(batch: Batch, layers: dict[int, LayerInfo]) -> None:
         if rows.layer not in layers or rows.layer in seen:
             raise _bad(batch, f"layer {rows.layer} is {'given twice' if rows.layer in seen else 'not one of the run'}")
         seen.add(rows.layer)
+    for rows in batch.layers:
         _check_rows(batch, rows, layers[rows.layer])
 
 
@@ -141,8 +143,20 @@ def _check_rows(batch: Batch, rows: LayerRows, info: LayerInfo) -> None:
     _same_shape(batch, rows, "logits", (n, info.num_experts))
     if rows.logits is not None and rows.logits.dtype not in (np.float32, np.float16, np.uint16):
         raise _bad(batch, f"{where}: logits are {rows.logits.dtype}, not float32, float16 or uint16 (bfloat16 bits)")
+    if rows.outputs is not None:
+        _check_outputs(batch, rows)
     if rows.experts.size and not (rows.experts.min() >= -1 and rows.experts.max() < info.num_experts):
         raise _bad(batch, f"{where}: expert ids must lie in -1..{info.num_experts - 1}")
+
+
+def _check_outputs(batch: Batch, rows: LayerRows) -> None:
+    assert rows.outputs is not None
+    kept = batch.n_tokens if rows.outputs_kept is None else int(np.count_nonzero(rows.outputs_kept))
+    fits = rows.outputs.ndim == 3 and rows.outputs.shape[1] == rows.experts.shape[1]
+    if not fits or len(rows.outputs) not in (kept, batch.n_tokens):
+        raise _bad(
+            batch, f"layer {rows.layer}: outputs have shape {rows.outputs.shape}, expected {kept} tokens x k x H"
+        )
 
 
 def _same_shape(batch: Batch, rows: LayerRows, name: str, shape: tuple[int, ...]) -> None:

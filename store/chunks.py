@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from store import queries
-from store.encode import WORDS, unpack_logits, widen
+from store.encode import TYPES, logits_column, unpack_logits, widen
 
 SLOTS = {"experts": "experts", "weights": "weights", "output_norm": "output_norms", "output_absmax": "output_absmaxes"}
 SCALARS = ("entropy", "margin", "input_absmax")
@@ -42,7 +42,7 @@ def read_chunk(
     chunk["layers"] = info.layer.to_numpy(np.int64)
     total = len(chunk["sequence_id"])
     names = [SLOTS[c] for c in columns if c in SLOTS] + [c for c in columns if c in SCALARS]
-    names += list(WORDS) if "logits" in columns else []
+    names += _logits_columns(info) if "logits" in columns else []
     query = queries.ROUTING.format(columns=", ".join(names or ["1"]))
     layers = info.layer.tolist()
     table = con.sql(query, params=[run_id, first, last, layers]).to_arrow_table() if columns else None
@@ -127,22 +127,23 @@ def _scatter(out: np.ndarray, lists: Any, place: np.ndarray) -> None:
             out[place[rows], :length] = flat[starts[rows][:, None] + np.arange(length)]
 
 
+def _logits_columns(info: Any) -> list[str]:
+    return sorted({logits_column(TYPES[name]) for name in info.logits_type if name in TYPES})
+
+
 def _logits(table: Any, place: np.ndarray, shape: tuple[int, int], info: Any) -> np.ndarray:
     """float32 [T, L, E], NaN where none were kept; exact for every stored type."""
     most = int(info.num_experts.max())
     out = np.full((shape[0] * shape[1], most), np.nan, np.float32)
-    experts = info.num_experts.to_numpy()
-    for column, word in WORDS.items():
+    for column in _logits_columns(info):
         lists = table[column].combine_chunks()
         kept = np.flatnonzero(lists.is_valid().to_numpy(zero_copy_only=False))
-        if not len(kept):
-            continue
-        flat = lists.flatten().to_numpy().astype(word, copy=False)
-        lengths = lists.value_lengths().fill_null(0).to_numpy()[kept]
+        flat, lengths = lists.flatten().to_numpy(), lists.value_lengths().fill_null(0).to_numpy()[kept]
         starts = np.cumsum(lengths) - lengths
-        of = experts[place[kept] % shape[1]]
-        for e in np.unique(of):
-            rows = np.flatnonzero(of == e)
+        layer_of = place[kept] % shape[1]
+        for i in np.unique(layer_of):
+            rows = np.flatnonzero(layer_of == i)
+            e = int(info.num_experts[i])
             words = flat[starts[rows][:, None] + np.arange(lengths[rows[0]])]
-            out[place[kept[rows]], :e] = widen(unpack_logits(column, words, int(e)))
+            out[place[kept[rows]], :e] = widen(unpack_logits(words, TYPES[info.logits_type[i]], e))
     return out.reshape(*shape, most)

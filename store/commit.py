@@ -15,7 +15,8 @@ import pyarrow as pa
 from store.aggregate import ARRAYS, EXPERT_COUNTS, EXPERT_MAXIMA, EXPERT_WHERE, SCALARS, Totals
 from store.batch import Batch, LayerInfo, RunInfo
 from store.database import now
-from store.encode import routing_table, scalar_column, vectors_table
+from store.encode import TYPE_NAMES, routing_table, scalar_column, vectors_table
+from store.errors import TraceError
 from store.moments import Moments
 from store.vocabulary import Vocabulary
 
@@ -42,6 +43,8 @@ class Recording:
         self.layers = {info.layer: info for info in layers}
         self.labels: dict[str, int] = {}
         self.labels_written = 0
+        self.logits_types = {info.layer: info.logits_type for info in layers if info.logits_type}
+        self.types_written = len(self.logits_types)
         self.vocabulary = Vocabulary()
         self.totals = Totals(layers)
         self.moments = Moments()
@@ -50,6 +53,7 @@ class Recording:
 
     def add(self, batch: Batch) -> None:
         """Encode a checked batch into what is pending, and count it."""
+        self._note_types(batch)
         group = self._groups(batch)
         self.totals.add(batch, group, len(self.labels) + 1)
         self.moments.add(batch.moments or {})
@@ -66,6 +70,17 @@ class Recording:
         p.sequences += self._sequences(batch)
         p.batches, p.n_tokens, p.n_rows = p.batches + 1, p.n_tokens + batch.n_tokens, p.n_rows + batch.n_rows
         p.nbytes += p.tokens[-1].nbytes + sum(len(s["text"] or "") for s in p.sequences[-len(batch.sequences) :])
+
+    def _note_types(self, batch: Batch) -> None:
+        for rows in batch.layers:
+            if rows.logits is None:
+                continue
+            name = TYPE_NAMES[rows.logits.dtype]
+            known = self.logits_types.setdefault(rows.layer, name)
+            if known != name:
+                raise TraceError(
+                    f"batch {batch.index}: layer {rows.layer}: logits are {name}, before they were {known}"
+                )
 
     def _groups(self, batch: Batch) -> np.ndarray:
         """[n] 0 for a token of a sequence without a label, else the label's number plus one."""
@@ -112,7 +127,7 @@ class Recording:
     def commit(self, con: Any, status: str = "recording") -> None:
         """Write what is pending inside the caller's transaction."""
         p = self.pending
-        # Layer by layer: then one layer of all tokens is read without the others, and a sequence still lies in one place.
+        # Layer by layer: one layer of all tokens is then read without the others, and a sequence still lies together.
         routing = [table for layer in sorted(p.routing) for table in p.routing[layer]]
         for name, tables in (("routing", routing), ("output_vectors", p.vectors), ("tokens", p.tokens)):
             if tables:
@@ -129,6 +144,10 @@ class Recording:
         rows = [(self.run_id, self.labels_written + i, label) for i, label in enumerate(new)]
         if rows:
             con.executemany("INSERT INTO raw.labels VALUES (?, ?, ?)", rows)
+        if len(self.logits_types) > self.types_written:
+            for layer, name in self.logits_types.items():
+                query = "UPDATE raw.layers SET logits_type = ? WHERE run_id = ? AND layer = ?"
+                con.execute(query, [name, self.run_id, layer])
         words = self.vocabulary.unwritten(self.run_id)
         if words is not None:
             _insert(con, "vocabulary", words)
@@ -162,6 +181,7 @@ class Recording:
         self.batches_done += self.pending.batches
         self.pending = Pending()
         self.labels_written = len(self.labels)
+        self.types_written = len(self.logits_types)
         self.vocabulary.written()
         self.totals.touched.clear()
         self.moments.touched.clear()
@@ -235,11 +255,11 @@ def coactivation_table(run_id: int, totals: Totals) -> pa.Table:
 
 def insert_run(con: Any, run: RunInfo, layers: Sequence[LayerInfo], kept: Any) -> int:
     """The rows of a new run and its layers; returns its number."""
-    run_id = int(con.execute("SELECT coalesce(max(run_id), 0) + 1 FROM raw.runs").fetchone()[0])
+    run_id = int(con.execute("SELECT coalesce(max(run_id), 0) + 1 FROM raw.runs").fetchall()[0][0])
     con.execute(
         "INSERT INTO raw.runs BY NAME SELECT ? AS run_id, ? AS name, ? AS created_at, ? AS model, "
-        "? AS revision, 'recording' AS status, ? AS num_layers, ? AS intervention, ? AS baseline_run_id, ? AS provenance, "
-        "? AS capture, 0 AS batches_done, 0 AS n_sequences, 0 AS n_tokens, ? AS heartbeat, "
+        "? AS revision, 'recording' AS status, ? AS num_layers, ? AS intervention, ? AS baseline_run_id, "
+        "? AS provenance, ? AS capture, 0 AS batches_done, 0 AS n_sequences, 0 AS n_tokens, ? AS heartbeat, "
         "? AS writer_pid, ? AS writer_host",
         [
             *(run_id, run.name, now(), run.model, run.revision, run.num_layers or len(layers), _json(run.intervention)),
@@ -248,10 +268,10 @@ def insert_run(con: Any, run: RunInfo, layers: Sequence[LayerInfo], kept: Any) -
         ],
     )
     rows = [
-        (run_id, i.layer, i.module, i.is_moe, i.num_experts, i.top_k, i.gating, i.shared_experts, i.stream)
+        (run_id, i.layer, i.module, i.is_moe, i.num_experts, i.top_k, i.gating, i.shared_experts, i.stream, None)
         for i in layers
     ]
-    con.executemany("INSERT INTO raw.layers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    con.executemany("INSERT INTO raw.layers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
     return run_id
 
 

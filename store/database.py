@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -22,14 +23,18 @@ import duckdb
 from store.errors import TraceError
 
 HERE = Path(__file__).parent
+# One thread: recording shares the machine with a model. No extension is ever fetched, whatever a file looks like.
+CONFIG: dict[str, Any] = {"threads": 1, "autoinstall_known_extensions": False, "autoload_known_extensions": False}
 READ_WAIT = 60.0
 WRITE_WAIT = 300.0
-# A DuckDB row group is 122,880 rows unless told otherwise. At each checkpoint DuckDB merges neighbours that fit into one
-# group less, which with a few groups per flush rewrote earlier flushes again and again (0.25 against 0.54 million rows/s,
-# a fifth of the file holes). With small groups a flush is several full ones and a rest, and nothing is merged.
+# A DuckDB row group is 122,880 rows unless told otherwise. At each checkpoint DuckDB merges neighbours that fit into
+# one group less, which with a few groups per flush rewrote earlier flushes again and again (0.25 against 0.54 million
+# rows/s, a fifth of the file holes). With small groups a flush is several full ones and a rest: nothing is merged.
 ROW_GROUP = 20_480
+BLOCK = 65_536  # a quarter of the default: a small trace is then 1.5 MB less, a large one no larger
 _LOCKED = ("could not set lock", "conflicting lock", "different configuration", "already attached")
 _FULL = ("no space left", "disk quota", "file too large", "could not write", "write failed", "out of disk")
+Error = duckdb.Error
 T = TypeVar("T")
 
 
@@ -45,10 +50,8 @@ def latest_version() -> int:
 
 
 def connect(path: str | os.PathLike[str], read_only: bool = True, wait: float | None = None) -> Any:
-    """A DuckDB connection to `path`, waiting up to `wait` seconds while another process has the file.
-
-    One thread: recording shares the machine with a model, and answers come from aggregates.
-    """
+    """A DuckDB connection to `path`, waiting up to `wait` seconds while another process has the file."""
+    _check_magic(path)
     deadline = time.monotonic() + (wait if wait is not None else READ_WAIT if read_only else WRITE_WAIT)
     delay = 0.01
     while True:
@@ -60,7 +63,21 @@ def connect(path: str | os.PathLike[str], read_only: bool = True, wait: float | 
             if time.monotonic() > deadline:
                 raise TraceError(f"{path}: another process has the file open ({_holder(error)}); try again") from error
         time.sleep(delay * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
-        delay = min(delay * 1.5, 0.25)
+        delay = min(delay * 1.5, 0.2 if read_only else 0.05)  # a recording must not fall behind for readers
+
+
+def _check_magic(path: str | os.PathLike[str]) -> None:
+    """Refuse what is no DuckDB file by its first bytes: DuckDB itself would guess at other formats, and for some of
+    them fetch an extension from the network."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(12)
+    except FileNotFoundError:
+        return  # about to be made, or named in DuckDB's own error
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be opened ({error.strerror})") from error
+    if start and start[8:12] != b"DUCK":
+        raise TraceError(f"{path}: not a trace (not a DuckDB database file)")
 
 
 def _attach(path: str, read_only: bool) -> Any:
@@ -68,10 +85,13 @@ def _attach(path: str, read_only: bool) -> Any:
 
     Attached, not opened: only ATTACH takes a row group size, and two readers in one process need not agree on settings.
     """
-    con = duckdb.connect(config={"threads": 1})
+    options = ["TYPE duckdb", "READ_ONLY" if read_only else f"ROW_GROUP_SIZE {ROW_GROUP}"]
+    if not read_only and not os.path.exists(path):
+        options.append(f"BLOCK_SIZE {BLOCK}")
+    con = duckdb.connect(config=CONFIG)
     try:
         quoted = path.replace("'", "''")
-        con.execute(f"ATTACH '{quoted}' AS trace ({'READ_ONLY' if read_only else f'ROW_GROUP_SIZE {ROW_GROUP}'})")
+        con.execute(f"ATTACH '{quoted}' AS trace ({', '.join(options)})")
         con.execute("USE trace")
     except BaseException:
         con.close()
@@ -102,11 +122,13 @@ def explain(error: Exception, path: object) -> TraceError:
         return TraceError(
             f"{path}: the disk is full or a limit was reached; what was committed before is kept ({text})"
         )
+    if "could not read enough bytes" in low or "corrupt" in low or "checksum" in low:
+        return TraceError(f"{path}: cut off or damaged ({text[:120]}); take it from a backup, or record it again")
     if "not a valid duckdb database" in low:
         return TraceError(f"{path}: not a trace (not a DuckDB database file)")
     if "newer version" in low or "different version" in low or "database file with version number" in low:
         return TraceError(f"{path}: written by a newer DuckDB; upgrade with 'pip install -U duckdb'")
-    if "does not exist" in low or "no such file" in low:
+    if "database does not exist" in low or "no such file" in low:
         return TraceError(f"{path}: no such file")
     if "permission denied" in low or "read-only file system" in low or "cannot open file" in low:
         return TraceError(f"{path}: cannot be opened ({text})")
@@ -116,18 +138,19 @@ def explain(error: Exception, path: object) -> TraceError:
 def schema_version(con: Any, path: object) -> int:
     """The schema's version; TraceError when the file is a database of another program."""
     found = con.execute(
-        "SELECT count(*) FROM duckdb_columns() WHERE database_name = 'trace' AND schema_name = 'raw' AND table_name = 'migrations' "
-        "AND column_name IN ('version', 'name', 'applied_at')"
-    ).fetchone()
-    if not found or found[0] != 3:
+        "SELECT count(*) FROM duckdb_columns() WHERE database_name = 'trace' AND schema_name = 'raw' "
+        "AND table_name = 'migrations' AND column_name IN ('version', 'name', 'applied_at')"
+    ).fetchall()
+    if found[0][0] != 3:
         raise TraceError(f"{path}: not a trace (a DuckDB database of another program)")
-    return int(con.execute("SELECT max(version) FROM raw.migrations").fetchone()[0])
+    return int(con.execute("SELECT max(version) FROM raw.migrations").fetchall()[0][0])
 
 
 def check_version(version: int, path: object) -> None:
     if version > latest_version():
         raise TraceError(
-            f"{path}: made by a newer version of this program (schema {version}, known up to {latest_version()}); upgrade"
+            f"{path}: made by a newer version of this program (schema {version}, this one knows {latest_version()}); "
+            "upgrade it"
         )
 
 
@@ -150,34 +173,81 @@ def migrate(con: Any, path: object, upto: int | None = None) -> None:
                 _record(con, version, name)
 
 
+def memory() -> Any:
+    """An empty trace in memory, without its views (see `views_sql`): what shards are put behind."""
+    con = duckdb.connect(config=CONFIG)
+    con.execute("ATTACH ':memory:' AS trace")
+    con.execute("USE trace")
+    tables = [text for text in _statements() if not _about_views(text)]
+    with transaction(con):
+        con.execute(";".join(tables))
+        for version, name in migrations():
+            _record(con, version, name)
+    return con
+
+
+def views_sql() -> str:
+    """The part of the schema that makes macros and views."""
+    return ";".join(text for text in _statements() if _about_views(text))
+
+
+@cache
+def _statements() -> tuple[str, ...]:
+    return tuple(s.query for s in duckdb.extract_statements((HERE / "schema.sql").read_text(encoding="utf-8")))
+
+
+def _about_views(text: str) -> bool:
+    """Whether a statement of the schema makes, or comments, a macro or a view (comments on tables are left out)."""
+    words = re.sub(r"--[^\n]*", "", text).split()
+    what = words[2 if words[0] == "COMMENT" else 1]
+    if what == "COLUMN":
+        return not words[3].startswith("raw.") or words[3].startswith("raw.logits.")
+    return what in ("MACRO", "VIEW")
+
+
 def create_file(path: Path) -> None:
     """A new trace at `path`, whole or not at all: it is made under another name and moved into place."""
     if not path.parent.is_dir():
         raise TraceError(f"{path}: no such directory: {path.parent}")
     making = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
+        making.touch(exist_ok=False)
+        making.unlink()
         con = connect(making, read_only=False, wait=0)
         try:
             create_schema(con)
         finally:
             con.close()
-        os.link(making, path)
-    except FileExistsError:
-        pass  # somebody else made it meanwhile: then it is theirs, and ours is one more run
-    except OSError:
-        os.replace(making, path)  # a file system without hard links
+        _move(making, path)
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be written ({error.strerror})") from error
     except duckdb.Error as error:
         raise explain(error, path) from error
     finally:
-        for leftover in (making, Path(f"{making}.wal")):
-            leftover.unlink(missing_ok=True)
+        remove(making)
+
+
+def _move(made: Path, path: Path) -> None:
+    """Put the new file in place without overwriting: if another process was faster, its file is the one."""
+    try:
+        os.link(made, path)
+    except FileExistsError:
+        pass
+    except OSError:
+        os.replace(made, path)  # a file system without hard links
+
+
+def remove(path: Path) -> None:
+    """The file and its log."""
+    for leftover in (path, Path(f"{path}.wal")):
+        leftover.unlink(missing_ok=True)
 
 
 def upgrade(path: Path, wait: float | None = None) -> None:
     """Check that `path` is a trace and bring it to the present schema where it is older."""
     if path.is_dir():
         raise TraceError(f"{path}: is a directory")
-    if read(path, lambda con: schema_version(con, path)) == latest_version():
+    if read(path, lambda con: schema_version(con, path), wait) == latest_version():
         return
     con = connect(path, read_only=False, wait=wait)
     try:
@@ -209,10 +279,8 @@ def transaction(con: Any) -> Iterator[None]:
 
 
 def _quietly(action: Callable[[], Any]) -> None:
-    try:
+    with suppress(duckdb.Error):  # the first error is the one to tell
         action()
-    except duckdb.Error:
-        pass  # the first error is the one to tell
 
 
 @contextmanager

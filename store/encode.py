@@ -6,6 +6,7 @@ logits kept the file was 15 % smaller), unnesting is twice as fast, and insertin
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,12 @@ import pyarrow as pa
 
 from store.batch import Batch, LayerRows
 
-PACKED = {
-    np.dtype("float32"): "logits_float32",
-    np.dtype("float16"): "logits_float16",
-    np.dtype("uint16"): "logits_bfloat16",
+TYPES: dict[str, np.dtype] = {
+    "float32": np.dtype("float32"),
+    "float16": np.dtype("float16"),
+    "bfloat16": np.dtype("uint16"),
 }
-WORDS = {"logits_float32": np.uint64, "logits_float16": np.uint32, "logits_bfloat16": np.uint32}
+TYPE_NAMES = {dtype: name for name, dtype in TYPES.items()}
 ROUTING = pa.schema(
     [
         ("run_id", pa.int32()),
@@ -33,9 +34,8 @@ ROUTING = pa.schema(
         ("entropy", pa.float32()),
         ("margin", pa.float32()),
         ("missing_reason", pa.string()),
-        ("logits_float32", pa.list_(pa.uint64())),
-        ("logits_float16", pa.list_(pa.uint32())),
-        ("logits_bfloat16", pa.list_(pa.uint32())),
+        ("logits", pa.list_(pa.float32())),
+        ("logits_packed", pa.list_(pa.uint32())),
     ]
 )
 VECTORS = pa.schema(
@@ -50,26 +50,47 @@ VECTORS = pa.schema(
 )
 
 
-def pack_logits(logits: np.ndarray) -> tuple[str, np.ndarray]:
-    """(column, words [n, ceil(E/2)]): two logits in a word, each with its sign moved to the lowest bit.
-
-    The exponents of a layer's logits differ little, so the high bits of a word hardly vary and DuckDB drops them.
-    An odd E is filled up with the last logit once more (a zero would widen the range).
-    """
-    column = PACKED[logits.dtype]
-    bits = np.ascontiguousarray(logits).view(np.uint32 if logits.itemsize == 4 else np.uint16)
-    turned = (bits << 1) | (bits >> (8 * bits.itemsize - 1))
-    if turned.shape[1] % 2:
-        turned = np.concatenate([turned, turned[:, -1:]], axis=1)
-    return column, np.ascontiguousarray(turned).view(WORDS[column])
+def logits_column(dtype: np.dtype) -> str:
+    return "logits" if dtype.itemsize == 4 else "logits_packed"
 
 
-def unpack_logits(column: str, words: np.ndarray, num_experts: int) -> np.ndarray:
-    """The inverse: logits [n, E] in the type they had; bfloat16 as uint16 bits."""
-    half = np.uint32 if column == "logits_float32" else np.uint16
-    turned = np.ascontiguousarray(words).view(half)[:, :num_experts]
-    bits = (turned >> 1) | (turned << (8 * turned.itemsize - 1))
-    return bits.view(next(dtype for dtype, name in PACKED.items() if name == column))
+@cache
+def _bfloat16_words() -> tuple[np.ndarray, np.ndarray]:
+    """Each of the 65,536 bfloat16 patterns as the first and as the second half of a word (layout: schema.sql)."""
+    bits = np.arange(65_536, dtype=np.uint32)
+    r = (135 - ((bits >> 7) & 255)) & 255
+    rest = ((bits & 127) << 1) | (bits >> 15)
+    return (r >> 5) << 26 | (r & 31) << 16 | rest, (r >> 5) << 29 | (r & 31) << 21 | rest << 8
+
+
+def pack_logits(logits: np.ndarray) -> np.ndarray:
+    """float32 [n, E] as it is; 16-bit logits two in a word, uint32 [n, ceil(E/2)] (an odd E repeats its last logit)."""
+    if logits.itemsize == 4:
+        return logits
+    bits = np.ascontiguousarray(logits).view(np.uint16)
+    if bits.shape[1] % 2:
+        bits = np.concatenate([bits, bits[:, -1:]], axis=1)
+    if logits.dtype == np.float16:
+        return np.ascontiguousarray(bits).view(np.uint32)
+    first, second = _bfloat16_words()
+    return first[bits[:, 0::2]] | second[bits[:, 1::2]]
+
+
+def unpack_logits(words: np.ndarray, dtype: np.dtype, num_experts: int) -> np.ndarray:
+    """The inverse: logits [n, E] of `dtype` (uint16: bfloat16 bits)."""
+    if dtype.itemsize == 4:
+        return words
+    if dtype == np.float16:
+        return np.ascontiguousarray(words).view(np.float16)[:, :num_experts]
+    halves = np.stack([_unpack_bfloat16(words, i) for i in (0, 1)], axis=2)
+    return halves.reshape(len(words), -1)[:, :num_experts]
+
+
+def _unpack_bfloat16(words: np.ndarray, i: int) -> np.ndarray:
+    r = (((words >> (26 + 3 * i)) & 7) << 5) | ((words >> (16 + 5 * i)) & 31)
+    rest = (words >> (8 * i)) & 255
+    bits: np.ndarray = ((rest & 1) << 15) | (((391 - r) & 255) << 7) | (rest >> 1)
+    return bits.astype(np.uint16)
 
 
 def widen(logits: np.ndarray) -> np.ndarray:
@@ -105,7 +126,7 @@ def routing_table(run_id: int, batch: Batch, rows: LayerRows) -> pa.Table:
     """The rows of raw.routing for one layer of one batch."""
     n = batch.n_tokens
     slots = rows.experts >= 0
-    routed = slots.any(axis=1)
+    routed = np.asarray(slots.any(axis=1))
     columns: dict[str, Any] = {
         "run_id": _constant(run_id, n, pa.int32()),
         "sequence_id": pa.array(batch.tokens["sequence_id"]).cast(pa.int32()),
@@ -156,7 +177,8 @@ def _logits_column(rows: LayerRows) -> dict[str, pa.Array]:
     kept = kept_logits(rows)
     if rows.logits is None or kept is None:
         return {}
-    column, words = pack_logits(rows.logits if kept.all() else rows.logits[kept])
+    words = pack_logits(rows.logits if kept.all() else rows.logits[kept])
+    column = logits_column(rows.logits.dtype)
     return {column: _spread(words, kept, ROUTING.field(column).type)}
 
 

@@ -8,6 +8,7 @@ TOKENS = (
     "SELECT sequence_id, position, token_id, predicted_id, phase, logprob, text FROM raw.tokens "
     "WHERE run_id = ? AND sequence_id BETWEEN ? AND ? ORDER BY sequence_id, position"
 )
+WORDS = "SELECT count(*) FROM raw.vocabulary WHERE run_id = ?"
 VOCABULARY = "SELECT token_id, text FROM raw.vocabulary WHERE run_id = ?"
 ROUTING = (
     "SELECT sequence_id, position, layer, {columns} FROM raw.routing "
@@ -15,7 +16,3 @@ ROUTING = (
 )
 AGGREGATES = "SELECT layer, label_id, {columns} FROM raw.aggregates WHERE run_id = ?"
 COACTIVATION = "SELECT layer, expert, together FROM raw.coactivation WHERE run_id = ?"
-LOGIT_COLUMNS = (
-    "SELECT layer, count(logits_float32), count(logits_float16), count(logits_bfloat16) FROM raw.routing "
-    "WHERE run_id = ? GROUP BY layer"
-)

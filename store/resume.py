@@ -39,11 +39,11 @@ def load_recording(con: Any, path: Path, run_id: int) -> Recording:
 
 def _check(con: Any, path: Path, run_id: int) -> int:
     query = "SELECT status, batches_done, writer_pid, writer_host FROM raw.runs WHERE run_id = ?"
-    row = con.execute(query, [run_id]).fetchone()
-    if row is None:
+    rows = con.execute(query, [run_id]).fetchall()
+    if not rows:
         known = ", ".join(str(r) for (r,) in con.execute("SELECT run_id FROM raw.runs ORDER BY 1").fetchall())
         raise TraceError(f"{path}: no run {run_id}; there are: {known or 'none'}")
-    status, done, pid, host = row
+    status, done, pid, host = rows[0]
     if status == "complete":
         raise TraceError(f"{path}: run {run_id} is complete; nothing to resume")
     if status == "recording" and pid != os.getpid() and is_alive(pid, host):
@@ -66,7 +66,7 @@ def is_alive(pid: int | None, host: str | None) -> bool:
 
 def _layers(con: Any, run_id: int) -> list[LayerInfo]:
     query = (
-        "SELECT layer, module, num_experts, top_k, gating, shared_experts, is_moe, stream FROM raw.layers "
+        "SELECT layer, module, num_experts, top_k, gating, shared_experts, is_moe, stream, logits_type FROM raw.layers "
         "WHERE run_id = ? ORDER BY layer"
     )
     return [LayerInfo(*row) for row in con.execute(query, [run_id]).fetchall()]

@@ -38,7 +38,7 @@ COMMENT ON COLUMN raw.runs.finished_at IS 'When the recording ended, UTC.';
 
 CREATE TABLE raw.layers (
     run_id INTEGER, layer SMALLINT, module VARCHAR, is_moe BOOLEAN, num_experts INTEGER, top_k INTEGER,
-    gating VARCHAR, shared_experts INTEGER, stream VARCHAR
+    gating VARCHAR, shared_experts INTEGER, stream VARCHAR, logits_type VARCHAR
 );
 COMMENT ON TABLE raw.layers IS 'One row per run and layer that has a router.';
 COMMENT ON COLUMN raw.layers.run_id IS 'The run.';
@@ -50,6 +50,7 @@ COMMENT ON COLUMN raw.layers.top_k IS 'Experts chosen per token.';
 COMMENT ON COLUMN raw.layers.gating IS 'Kind of gating: softmax, sigmoid, ….';
 COMMENT ON COLUMN raw.layers.shared_experts IS 'Experts every token passes through.';
 COMMENT ON COLUMN raw.layers.stream IS 'mlp, attention, encoder: tells apart routers that share a layer.';
+COMMENT ON COLUMN raw.layers.logits_type IS 'float32, float16 or bfloat16; NULL while no logits were kept.';
 
 CREATE TABLE raw.labels (run_id INTEGER, label_id INTEGER, label VARCHAR);
 COMMENT ON TABLE raw.labels IS 'The labels of a run''s sequences, numbered from 0 in order of appearance.';
@@ -95,7 +96,7 @@ CREATE TABLE raw.routing (
     run_id INTEGER, sequence_id INTEGER, position INTEGER, layer SMALLINT,
     experts USMALLINT[], weights FLOAT[], output_norms FLOAT[], output_absmaxes FLOAT[], input_absmax FLOAT,
     entropy FLOAT, margin FLOAT, missing_reason VARCHAR,
-    logits_float32 UBIGINT[], logits_float16 UINTEGER[], logits_bfloat16 UINTEGER[]
+    logits FLOAT[], logits_packed UINTEGER[]
 );
 COMMENT ON TABLE raw.routing IS 'One row per token and layer; inside a commit sorted by layer, then sequence and position.';
 COMMENT ON COLUMN raw.routing.run_id IS 'The run.';
@@ -110,9 +111,8 @@ COMMENT ON COLUMN raw.routing.input_absmax IS 'Largest absolute component of the
 COMMENT ON COLUMN raw.routing.entropy IS 'Entropy of the full softmax, nats.';
 COMMENT ON COLUMN raw.routing.margin IS 'k-th chosen score minus best unchosen score.';
 COMMENT ON COLUMN raw.routing.missing_reason IS 'Why there is no routing here; NULL where there is.';
-COMMENT ON COLUMN raw.routing.logits_float32 IS 'float32 logits, two in a word: see raw.float32_at.';
-COMMENT ON COLUMN raw.routing.logits_float16 IS 'float16 logits, two in a word: see raw.float16_at.';
-COMMENT ON COLUMN raw.routing.logits_bfloat16 IS 'bfloat16 logits, two in a word: see raw.bfloat16_at.';
+COMMENT ON COLUMN raw.routing.logits IS 'Logits of 32 bits.';
+COMMENT ON COLUMN raw.routing.logits_packed IS 'Logits of 16 bits, two in a word: see raw.bfloat16_at and raw.float16_at; the layer''s logits_type says which.';
 
 CREATE TABLE raw.aggregates (
     run_id INTEGER, layer SMALLINT, label_id INTEGER,
@@ -177,32 +177,34 @@ COMMENT ON COLUMN raw.expert_outputs.n_tokens IS 'Vectors seen.';
 COMMENT ON COLUMN raw.expert_outputs.mean IS 'Their mean.';
 COMMENT ON COLUMN raw.expert_outputs.m2 IS 'Sum of squared differences from the mean, per component.';
 
--- Logits are kept two in a word, each with its sign moved to the lowest bit: then the high bits vary little and DuckDB
--- packs them away (bfloat16 takes 14 bits of 16), and half as many values go through its compressor (1.6 times as fast).
-CREATE MACRO raw.half_at(words, i) AS (
-    (words[(i >> 1) + 1] >> (16 * (i & 1))::UINTEGER) & 65535::UINTEGER
+-- 16-bit logits are kept two in a word: half as many numbers then pass through DuckDB's compressor (1.6 times as fast).
+-- A bfloat16 is a sign, 8 bits of exponent, 7 of fraction. Logits lie between 2^8 and 2^-23 but for a few, so r = 135 -
+-- exponent (modulo 256) fits 5 bits; what r has beyond goes to the top of the word, where zeros are packed away:
+--   31..29 r1 >> 5 | 28..26 r0 >> 5 | 25..21 r1 & 31 | 20..16 r0 & 31 | 15..8 fraction1, sign1 | 7..0 fraction0, sign0
+CREATE MACRO raw.bfloat16_exponent(word, i) AS (
+    (391::UINTEGER - ((((word >> (26 + 3 * i)::UINTEGER) & 7::UINTEGER) << 5::UINTEGER)
+        | ((word >> (16 + 5 * i)::UINTEGER) & 31::UINTEGER))) & 255::UINTEGER
 );
-COMMENT ON MACRO raw.half_at IS 'The i-th 16-bit value, from 0, as it is stored (sign in the lowest bit).';
-CREATE MACRO raw.bfloat16_bits(v) AS (((v >> 1::UINTEGER) | ((v & 1::UINTEGER) << 15::UINTEGER)) << 16::UINTEGER)::UINTEGER;
-COMMENT ON MACRO raw.bfloat16_bits IS 'A stored bfloat16 as the bits of the same float32.';
-CREATE MACRO raw.bfloat16_at(words, i) AS raw.bfloat16_bits(raw.half_at(words, i))::BIT::FLOAT;
+COMMENT ON MACRO raw.bfloat16_exponent IS 'Exponent bits of half i (0 or 1) of a word.';
+CREATE MACRO raw.bfloat16_bits(word, i) AS (
+    (((word >> (8 * i)::UINTEGER) & 1::UINTEGER) << 31::UINTEGER)
+    | (raw.bfloat16_exponent(word, i) << 23::UINTEGER)
+    | (((word >> (8 * i + 1)::UINTEGER) & 127::UINTEGER) << 16::UINTEGER)
+)::UINTEGER;
+COMMENT ON MACRO raw.bfloat16_bits IS 'Half i (0 or 1) of a word as the bits of the float32 of the same value.';
+CREATE MACRO raw.bfloat16_at(words, i) AS raw.bfloat16_bits(words[(i >> 1) + 1], i & 1)::BIT::FLOAT;
 COMMENT ON MACRO raw.bfloat16_at IS 'The i-th bfloat16 logit, from 0, exactly.';
-CREATE MACRO raw.float16_value(v) AS CASE (v >> 11::UINTEGER)
-    WHEN 0 THEN (1 - 2 * (v & 1::UINTEGER)::INTEGER)::FLOAT * ((v >> 1::UINTEGER)::FLOAT * 5.9604644775390625e-8::FLOAT)
-    WHEN 31 THEN (((v & 1::UINTEGER) << 31::UINTEGER) | 2139095040::UINTEGER
-        | ((((v >> 1::UINTEGER) & 1023::UINTEGER)) << 13::UINTEGER))::UINTEGER::BIT::FLOAT
-    ELSE (((v & 1::UINTEGER) << 31::UINTEGER)
-        | (((v >> 1::UINTEGER) << 13::UINTEGER) + 939524096::UINTEGER))::UINTEGER::BIT::FLOAT
+CREATE MACRO raw.float16_value(half) AS CASE ((half >> 10::UINTEGER) & 31::UINTEGER)
+    WHEN 0 THEN (1 - 2 * (half >> 15::UINTEGER)::INTEGER)::FLOAT * ((half & 1023::UINTEGER)::FLOAT * 5.9604644775390625e-8::FLOAT)
+    WHEN 31 THEN (((half >> 15::UINTEGER) << 31::UINTEGER) | 2139095040::UINTEGER
+        | ((half & 1023::UINTEGER) << 13::UINTEGER))::UINTEGER::BIT::FLOAT
+    ELSE (((half >> 15::UINTEGER) << 31::UINTEGER)
+        | (((half & 32767::UINTEGER) << 13::UINTEGER) + 939524096::UINTEGER))::UINTEGER::BIT::FLOAT
 END;
-COMMENT ON MACRO raw.float16_value IS 'A stored float16 as the float32 of the same value.';
-CREATE MACRO raw.float16_at(words, i) AS raw.float16_value(raw.half_at(words, i));
+COMMENT ON MACRO raw.float16_value IS 'The float32 of the same value as 16 bits of a float16.';
+CREATE MACRO raw.float16_at(words, i) AS
+    raw.float16_value((words[(i >> 1) + 1] >> (16 * (i & 1))::UINTEGER) & 65535::UINTEGER);
 COMMENT ON MACRO raw.float16_at IS 'The i-th float16 logit, from 0, exactly.';
-CREATE MACRO raw.float32_bits(v) AS ((v >> 1::UBIGINT) | ((v & 1::UBIGINT) << 31::UBIGINT))::UINTEGER;
-COMMENT ON MACRO raw.float32_bits IS 'A stored float32 as its bits.';
-CREATE MACRO raw.float32_at(words, i) AS raw.float32_bits(
-    (words[(i >> 1) + 1] >> (32 * (i & 1))::UBIGINT) & 4294967295::UBIGINT
-)::BIT::FLOAT;
-COMMENT ON MACRO raw.float32_at IS 'The i-th float32 logit, from 0, exactly.';
 
 CREATE VIEW runs AS
 SELECT r.run_id, r.name, r.created_at, r.model, r.revision, r.status, r.num_layers,
@@ -232,7 +234,8 @@ COMMENT ON COLUMN runs.heartbeat IS 'Last commit of the writer, UTC.';
 COMMENT ON COLUMN runs.finished_at IS 'When the recording ended, UTC.';
 
 CREATE VIEW layers AS
-SELECT run_id, layer, module, is_moe, num_experts, top_k, gating, shared_experts, stream FROM raw.layers;
+SELECT run_id, layer, module, is_moe, num_experts, top_k, gating, shared_experts, stream, logits_type
+FROM raw.layers;
 COMMENT ON VIEW layers IS 'One row per run and layer: where its router sits and how it chooses.';
 COMMENT ON COLUMN layers.run_id IS 'The run.';
 COMMENT ON COLUMN layers.layer IS 'The model''s own layer index (dense layers keep their numbers).';
@@ -243,6 +246,7 @@ COMMENT ON COLUMN layers.top_k IS 'Experts chosen per token.';
 COMMENT ON COLUMN layers.gating IS 'Kind of gating: softmax, sigmoid, ….';
 COMMENT ON COLUMN layers.shared_experts IS 'Experts every token passes through.';
 COMMENT ON COLUMN layers.stream IS 'mlp, attention, encoder: tells apart routers that share a layer.';
+COMMENT ON COLUMN layers.logits_type IS 'Precision the logits have: float32, float16, bfloat16; NULL where none were kept.';
 
 CREATE VIEW sequences AS
 SELECT s.run_id, s.sequence_id, s.prompt_id, l.label, s.source, s.text, s.n_tokens, s.metadata
@@ -308,13 +312,13 @@ COMMENT ON COLUMN assignments.output_norm IS 'L2 norm of its output before weigh
 COMMENT ON COLUMN assignments.output_absmax IS 'Largest absolute component of that output.';
 
 CREATE VIEW raw.logits AS
-SELECT r.run_id, r.sequence_id, r.position, r.layer, r.experts, l.gating, CASE
-        WHEN r.logits_float32 IS NOT NULL THEN [raw.float32_at(r.logits_float32, i) FOR i IN range(l.num_experts)]
-        WHEN r.logits_bfloat16 IS NOT NULL THEN [raw.bfloat16_at(r.logits_bfloat16, i) FOR i IN range(l.num_experts)]
-        ELSE [raw.float16_at(r.logits_float16, i) FOR i IN range(l.num_experts)]
+SELECT r.run_id, r.sequence_id, r.position, r.layer, r.experts, l.gating, CASE l.logits_type
+        WHEN 'float32' THEN r.logits
+        WHEN 'bfloat16' THEN [raw.bfloat16_at(r.logits_packed, i) FOR i IN range(l.num_experts)]
+        WHEN 'float16' THEN [raw.float16_at(r.logits_packed, i) FOR i IN range(l.num_experts)]
     END AS logits
 FROM raw.routing r JOIN raw.layers l ON l.run_id = r.run_id AND l.layer = r.layer
-WHERE r.logits_float32 IS NOT NULL OR r.logits_bfloat16 IS NOT NULL OR r.logits_float16 IS NOT NULL;
+WHERE r.logits IS NOT NULL OR r.logits_packed IS NOT NULL;
 COMMENT ON VIEW raw.logits IS 'Kept logits as lists of FLOAT, exactly.';
 COMMENT ON COLUMN raw.logits.run_id IS 'The run.';
 COMMENT ON COLUMN raw.logits.sequence_id IS 'The sequence.';

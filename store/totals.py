@@ -41,10 +41,11 @@ MAXIMA = {"max_abs_output", "max_abs_input"}
 def read_aggregates(con: Any, run_id: int) -> dict[str, Any]:
     """Arrays over layers, experts and labels; the last of the G groups holds the sequences without a label.
 
-    layers [L], num_experts [L], top_k [L], label_names (G - 1); [L, E, G]: count, first_count, n_norm int64, sum_weight,
-    sum_probability, sum_norm, sum_weight_norm float64, max_abs_output, max_abs_input float64 (NaN unknown),
-    max_output_sequence_id, max_output_position int64 (-1 unknown); [L, G]: tokens, missing, n_logits, n_entropy, n_margin
-    int64, sum_entropy, sum_entropy_squared, sum_margin, sum_margin_squared float64; coactivation [L, E, E] int64.
+    layers [L], num_experts [L], top_k [L], label_names (G - 1)
+    [L, E, G]: count, first_count, n_norm int64; sum_weight, sum_probability, sum_norm, sum_weight_norm float64;
+    max_abs_output, max_abs_input float64 (NaN unknown); max_output_sequence_id, max_output_position int64 (-1 unknown)
+    [L, G]: tokens, missing, n_logits, n_entropy, n_margin int64; sum_entropy, sum_margin and their squares float64
+    coactivation [L, E, E] int64
     """
     layers = con.execute(queries.LAYERS, [run_id]).fetchnumpy()
     names = tuple(label for (label,) in con.execute(queries.LABELS, [run_id]).fetchall())

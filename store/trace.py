@@ -34,6 +34,16 @@ class Trace:
     def __repr__(self) -> str:
         return f"Trace({str(self.path)!r})"
 
+    @property
+    def nbytes(self) -> int:
+        """Size of the file, with the log beside it where there is one."""
+        files = (self.path, Path(f"{self.path}.wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    @property
+    def schema_version(self) -> int:
+        return self.ask(lambda con: database.schema_version(con, self.path))
+
     def ask(self, question: Any) -> Any:
         """`question(connection)` on a connection that is open only meanwhile."""
         return database.read(self.path, question, self.wait)
@@ -99,7 +109,7 @@ class Trace:
             raise TraceError(f"no column {sorted(unknown)[0]!r} to read; there are: {', '.join(COLUMNS)}")
         info = self._chosen_layers(run, layers)
         wanted = None if sequences is None else set(sequences)
-        listed = [s for s in self.ask(lambda con: con.execute(queries.SEQUENCES, [run]).fetchall())]
+        listed = self.ask(lambda con: con.execute(queries.SEQUENCES, [run]).fetchall())
         for group in sequence_groups(listed, wanted, max(1, max_rows // max(1, len(info)))):
             vocabulary = self._words(run)
             yield self.ask(lambda con, g=group, v=vocabulary: read_chunk(con, run, info, g, columns, v))
@@ -120,9 +130,7 @@ class Trace:
 
     def _words(self, run: int) -> dict[int, str]:
         """Vocabulary of a run, read again only when it grew."""
-        size = self.ask(
-            lambda con: con.execute("SELECT count(*) FROM raw.vocabulary WHERE run_id = ?", [run]).fetchone()[0]
-        )
+        size = self.ask(lambda con: con.execute(queries.WORDS, [run]).fetchall()[0][0])
         have = self._vocabulary.get(run)
         if have is None or have[0] != size:
             rows = self.ask(lambda con: con.execute(queries.VOCABULARY, [run]).fetchall())
@@ -131,10 +139,14 @@ class Trace:
 
 
 def open_trace(path: str | os.PathLike[str], wait: float = database.READ_WAIT) -> Trace:
-    """The trace at `path`, checked to be one; an older schema is brought up to date first."""
+    """The trace at `path` (a file or a folder of shards), checked to be one; an older schema is brought up to date."""
     where = Path(path)
     if not where.exists():
         raise TraceError(f"{where}: no such file")
+    if where.is_dir():
+        from store.parquet import open_parquet
+
+        return open_parquet(where)
     database.upgrade(where, wait)
     return Trace(where, wait)
 

@@ -17,7 +17,8 @@ class Vocabulary:
         """Arrow strings [n]: NULL where the vocabulary says it all; new ids are learnt on the way."""
         if texts is None:
             return pa.nulls(n, pa.string())
-        own = np.array([None if t is None else _clean(t) for t in texts], dtype=object)
+        own = np.empty(n, dtype=object)
+        own[:] = _clean(texts)
         if ids is None:
             return pa.array(own, pa.string())
         values, first, back = np.unique(np.asarray(ids), return_index=True, return_inverse=True)
@@ -44,6 +45,10 @@ class Vocabulary:
         self._written = len(self.text)
 
 
-def _clean(text: Any) -> str:
-    """Text as UTF-8 can hold it: a lone surrogate (half an emoji) becomes the replacement character."""
-    return str(text).encode("utf-8", "replace").decode("utf-8")
+def _clean(texts: Any) -> list[str | None]:
+    """Texts as UTF-8 can hold them: a lone surrogate (half an emoji) becomes the replacement character."""
+    try:
+        "".join(filter(None, texts)).encode("utf-8")
+    except (UnicodeEncodeError, TypeError):
+        return [None if t is None else str(t).encode("utf-8", "replace").decode("utf-8") for t in texts]
+    return list(texts)

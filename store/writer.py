@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ class TraceWriter:
         self._next = recording.batches_done
         self._queue = _Queue(QUEUE_BYTES)
         self._open = True
+        self._since = 0.0
         self._key = (str(path.resolve()), self.run_id)
         _active.add(self._key)
         self._thread = threading.Thread(target=self._work, name="trace-writer", daemon=True)
@@ -115,7 +117,7 @@ class TraceWriter:
                 run_id = insert_run(con, run, layers, kept)
         except BaseException:
             if fresh:
-                where.unlink(missing_ok=True)
+                database.remove(where)
             raise
         return cls(where, Recording(run_id, layers), fresh, flush_bytes, flush_seconds, wait)
 
@@ -161,24 +163,21 @@ class TraceWriter:
     def finish(self, status: str = "complete") -> None:
         """Write what is left and mark the run; raises what went wrong in the thread."""
         self._stop()
-        if self._queue.failure:
-            self._discard_if_empty()
-            raise self._queue.failure
         try:
+            if self._queue.failure:
+                raise self._queue.failure
             self._flush(status)
         except BaseException:
-            self._discard_if_empty()
+            self._leave()
             raise
 
     def abort(self) -> None:
-        """Keep what can be kept and mark the run as interrupted, so that it can be resumed; a run without any batch goes."""
+        """Keep what can be kept and mark the run as interrupted: it can be resumed. A run without any batch goes."""
         self._stop()
-        try:
-            if not self._queue.failure:
+        if not self._queue.failure:
+            with suppress(TraceError):  # the reason for the abort is the one to tell
                 self._flush("interrupted")
-        except TraceError:
-            pass  # the reason for the abort is the one to tell
-        self._discard_if_empty()
+        self._leave()
 
     def __enter__(self) -> TraceWriter:
         return self
@@ -231,13 +230,19 @@ class TraceWriter:
             self._recording.commit(con, status)
         self._recording.committed()
 
-    def _discard_if_empty(self) -> None:
-        """Nothing half-written is left: a run that failed before its first batch was in goes, and so does its new file."""
-        if self._recording.batches_done:
+    def _leave(self) -> None:
+        """After a failure. Nothing half-written is left: a run without a batch goes, and so does a file made for it."""
+        if self._recording.batches_done == 0 and self._fresh:
+            database.remove(self.path)
             return
-        if self._fresh:
-            for path in (self.path, Path(f"{self.path}.wal")):
-                path.unlink(missing_ok=True)
+        with suppress(TraceError), database.writing(self.path, self._wait) as con:
+            if self._recording.batches_done:
+                con.execute(
+                    "UPDATE raw.runs SET status = 'interrupted', writer_pid = NULL WHERE run_id = ?", [self.run_id]
+                )
+            else:
+                con.execute("DELETE FROM raw.layers WHERE run_id = ?", [self.run_id])
+                con.execute("DELETE FROM raw.runs WHERE run_id = ?", [self.run_id])
 
 
 def _check_layers(layers: Sequence[LayerInfo]) -> None:
@@ -250,8 +255,8 @@ def _check_layers(layers: Sequence[LayerInfo]) -> None:
 
 
 def _same_model(con: Any, path: Path, run: RunInfo) -> None:
-    row = con.execute("SELECT model FROM raw.runs WHERE model != ? LIMIT 1", [run.model]).fetchone()
-    if row:
+    others = con.execute("SELECT model FROM raw.runs WHERE model != ? LIMIT 1", [run.model]).fetchall()
+    if others:
         raise TraceError(
-            f"{path}: already a trace of another model ({row[0]}, not {run.model}); choose another output file"
+            f"{path}: already a trace of another model ({others[0][0]}, not {run.model}); choose another output file"
         )

@@ -6,6 +6,7 @@ forwards (hub kernels, MXFP4), models compiled earlier, another version of trans
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from threading import get_ident
@@ -15,19 +16,19 @@ from weakref import WeakKeyDictionary
 import torch
 
 from probes.capture.discovery import MoELayer, discover
+from probes.capture.experts import SAME_SUM, implementation
 from probes.capture.hidden import norms_around, residual_norm, watch_norms
 from probes.capture.hooks import Hooks, lock_of
 from probes.capture.inputs import roots
+from probes.capture.notes import notes
 from probes.capture.recompute import Recomputed, recompute
-from probes.capture.tap import OBSERVE, REWRITE, Session, Tap
+from probes.capture.tap import INSIDE, OBSERVE, REWRITE, Session, Tap
 from probes.capture.want import Want
 from probes.errors import ProbeError
 from probes.families.layout import Point
 from probes.routing import Router
 
 TOKENS = 8
-# transformers' implementations that reduce by "weight, reshape, sum", as `experts.combined` does.
-SAME_SUM = ("grouped_mm", "batched_mm")
 # Largest difference between the weighted sum of the slots and the container's output, relative to its largest value.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 4e-2, torch.float64: 1e-9}
 
@@ -67,6 +68,26 @@ class LayerReport:
         parts = ["logits"] * self.logits + ["ids", "weights"] * self.choice + ["outputs"] * self.outputs
         return ", ".join(parts) or "nothing"
 
+    @property
+    def twice(self) -> bool:
+        """Do expert outputs take a second run of the experts?"""
+        return self.outputs and self.mode == OBSERVE and self.found.layout.reruns
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "layer": self.layer,
+            "module": self.router.module,
+            "stream": self.router.stream,
+            "num_experts": self.router.num_experts,
+            "top_k": self.router.top_k,
+            "rule": self.router.gating,
+            "recorded": self.capability,
+            "choice_recomputed": self.recomputed,
+            "experts_run_twice": self.twice,
+            "words": list(self.words),
+        }
+
 
 @dataclass(frozen=True)
 class Report:
@@ -87,6 +108,20 @@ class Report:
         for r in self.layers:
             counts[r.capability] = counts.get(r.capability, 0) + 1
         return "; ".join(f"{n} of {len(self.layers)} layers: {what}" for what, n in counts.items()) or "no MoE layers"
+
+    def lines(self) -> list[str]:
+        """The report as text: a line per layer, then what is not guaranteed."""
+        table = [_line(r) for r in self.layers]
+        words = [f"layer {r.layer}: {word}" for r in self.layers for word in r.words]
+        return [*table, self.summary, *words, *self.notes]
+
+
+def _line(report: LayerReport) -> str:
+    router = report.router
+    return (
+        f"{router.layer:4} {router.module:40} {router.num_experts:4} experts, {router.top_k} chosen  "
+        f"{router.gating or 'unknown rule':18} {report.capability:32} recomputed: {report.recomputed or '-'}"
+    )
 
 
 def self_test(model: Any, *, again: bool = False) -> Report:
@@ -122,7 +157,17 @@ def _test(model: Any) -> Report:
     if not layers:
         raise ProbeError(f"{_name(model)} has no mixture-of-experts layers")
     taps = _run(model, layers)
-    return Report(tuple(_judge(found, taps[found.layer]) for found in layers))
+    reports = tuple(_judge(found, taps[found.layer]) if found.layer in taps else _refusal(found) for found in layers)
+    return Report(reports, tuple(notes(model, reports)))
+
+
+def _refused(found: MoELayer) -> str:
+    return found.family.limits.get("all", "") if found.family is not None else ""
+
+
+def _refusal(found: MoELayer) -> LayerReport:
+    router = _router(found, None, None)
+    return LayerReport(found, router, logits=False, choice=False, outputs=False, words=(_refused(found),))
 
 
 def _name(model: Any) -> str:
@@ -138,7 +183,7 @@ def _refuse(model: Any) -> None:
 
 def _run(model: Any, layers: list[MoELayer]) -> dict[int, Tap]:
     taps, points = {}, []
-    for module, _, found in roots(model, layers):
+    for module, _, found in roots(model, [m for m in layers if not _refused(m)]):
         session = Session()
         points += [Point(module, "before", _open(session)), Point(module, "after", _close(session))]
         for layer in found:
@@ -173,6 +218,9 @@ def dummy_inputs(model: Any, tokens: int = TOKENS, batch: int = 1) -> dict[str, 
     ids = ids if device.type == "meta" else ids.to(device)
     if getattr(model.config, "is_encoder_decoder", False):
         return {"input_ids": ids, "decoder_input_ids": ids}
+    if "moe_mm_token_type_ids" in inspect.signature(model.forward).parameters:
+        # Half of the tokens pass for an image's, so that the experts for those run too.
+        return {"input_ids": ids, "moe_mm_token_type_ids": (torch.arange(tokens) % 2).expand(batch, -1).to(ids.device)}
     return {"input_ids": ids}
 
 
@@ -187,18 +235,22 @@ def _special(config: Any) -> Iterator[int]:
 def _judge(found: MoELayer, tap: Tap) -> LayerReport:
     kept = {name: values[-1] for name, values in tap.kept.items()}
     logits, ids, weights = kept.get("logits"), kept.get("experts"), kept.get("weights")
-    words = list(_missing(found, tap, logits, ids))
+    if found.family is None and logits is not None and _probabilities(logits):
+        logits, words = None, ["its router returns probabilities: no logits"]
+    else:
+        words = []
+    words += list(_missing(found, tap, logits, ids))
     again = recompute(found, logits, ids, weights)
     words += [again.words] if again.words else []
-    outputs, exact = _compare(kept, words, tap)
+    mode = _mode(kept, words, found)
     return LayerReport(
         replace(found, parameters=again.parameters),
         _router(found, logits, ids),
         logits=logits is not None,
         choice=ids is not None,
-        outputs=outputs,
+        outputs=bool(mode),
         recomputed=again.what,
-        mode=REWRITE if exact and _same_sum(found) else OBSERVE,
+        mode=mode or OBSERVE,
         padded=tap.padded,
         copy=tap.changed,
         norm=residual_norm(tap),
@@ -207,8 +259,6 @@ def _judge(found: MoELayer, tap: Tap) -> LayerReport:
 
 
 def _missing(found: MoELayer, tap: Tap, logits: Any, ids: Any) -> Iterator[str]:
-    if found.family is not None and "all" in found.family.limits:
-        yield found.family.limits["all"]
     if logits is None:
         yield "its router did not run, or was replaced: no logits"
     if ids is None:
@@ -217,32 +267,42 @@ def _missing(found: MoELayer, tap: Tap, logits: Any, ids: Any) -> Iterator[str]:
         yield f"its experts cannot be run one by one ({tap.trouble}): no outputs"
 
 
-def _compare(kept: dict[str, Any], words: list[str], tap: Tap) -> tuple[bool, bool]:
-    """(the weighted sum of the slots is the container's output, bit for bit)."""
-    container, slots = kept.get("container"), kept.get("combined")
-    if container is None or slots is None:
-        return False, False
-    container, slots = container.reshape(slots.shape), slots
-    limit = TOLERANCE.get(container.dtype, 1e-2) * max(1e-6, float(container.abs().max()))
-    worst = float((container.float() - slots.float()).abs().max())
-    if not worst <= limit:
+def _probabilities(rows: torch.Tensor) -> bool:
+    sums = rows.float().sum(dim=-1)
+    return bool((rows >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=1e-2)
+
+
+def _mode(kept: dict[str, Any], words: list[str], found: MoELayer) -> str:
+    """How this layer's expert outputs can be had; "" when their weighted sum is not what the experts returned."""
+    container = kept.get("container")
+    if container is None or "combined" not in kept:
+        return ""
+    if "seen_inside" in kept and _distance(container, kept["seen_inside"]) <= 1:
+        return INSIDE
+    if _distance(container, kept["combined"]) > 1:
+        worst = _difference(container, kept["combined"])
         words.append(f"weighted expert outputs differ from the experts' sum by {worst:.2g}: no outputs")
-        return False, False
-    return True, bool(torch.equal(container, slots))
+        return ""
+    exact = torch.equal(container.reshape(kept["combined"].shape), kept["combined"])
+    return REWRITE if exact and implementation(found.parts.experts) in SAME_SUM else OBSERVE
 
 
-def _same_sum(found: MoELayer) -> bool:
-    experts = found.parts.experts
-    return getattr(getattr(experts, "config", None), "_experts_implementation", None) in SAME_SUM and hasattr(
-        experts, "has_gate"
-    )
+def _difference(first: torch.Tensor, second: torch.Tensor) -> float:
+    return float((first.reshape(second.shape).float() - second.float()).abs().max())
+
+
+def _distance(container: torch.Tensor, sums: torch.Tensor) -> float:
+    """Largest difference in units of what rounding can explain; NaN counts as infinitely far."""
+    limit = TOLERANCE.get(container.dtype, 1e-2) * max(1e-6, float(container.abs().max()))
+    distance = _difference(container, sums) / limit
+    return distance if distance == distance else float("inf")
 
 
 def _router(found: MoELayer, logits: Any, ids: Any) -> Router:
     return Router(
         layer=found.layer,
         module=found.module,
-        num_experts=int(logits.shape[-1]) if logits is not None else found.num_experts,
+        num_experts=found.layout.num_experts(found.parts, logits) if logits is not None else found.num_experts,
         top_k=int(ids.shape[-1]) if ids is not None else found.top_k,
         gating=found.parameters.get("rule", ""),
         shared_experts=found.shared_experts,

@@ -7,7 +7,11 @@ the model's own code runs on as many GEMM rows as before.
 
 With `grouped_mm` and `batched_mm` the reduction is "weight, reshape, sum", so the replaced call ("rewrite") is
 bit-identical. With an eager loop it sums in another order; there the original call stands and the expanded one runs a
-second time ("observe"). The self-test decides, per layer.
+second time ("observe").
+
+Where transformers has a place between the experts' last product and the weighting (5.20 and newer, for a norm some
+families have there), the outputs are looked at in passing ("inside") and nothing is expanded: that spares four copies
+of [T, k, H] per layer. The self-test decides, per layer.
 """
 
 from __future__ import annotations
@@ -17,8 +21,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from probes.capture.tap import REWRITE, Tap
+from probes.capture.tap import INSIDE, REWRITE, Tap, in_place
 from probes.families.layout import Parts, Point
+
+# transformers' implementations that reduce by "weight, reshape, sum", as `combined` does.
+SAME_SUM = ("grouped_mm", "batched_mm")
 
 
 class Call(NamedTuple):
@@ -69,9 +76,11 @@ def combined(outputs: torch.Tensor, call: Call) -> torch.Tensor:
 def expert_points(parts: Parts, tap: Tap) -> list[Point]:
     """Hooks on the experts container for the ids and weights, and for the outputs when they are wanted."""
     if tap.examine:
-        return [Point(parts.experts, "after", _examine(tap))]
+        return _examine(parts, tap)
     if not tap.want.slots:
         return [Point(parts.experts, "after", _watch(tap))]
+    if tap.mode == INSIDE:
+        return _inside(parts, tap)
     if tap.mode == REWRITE:
         return _rewrite(parts, tap)
     return [Point(parts.experts, "after", _observe(tap))]
@@ -85,6 +94,51 @@ def _watch(tap: Tap) -> Callable[..., None]:
             tap.keep_choice(call.ids, call.weights)
 
     return after
+
+
+def implementation(experts: Any) -> str:
+    """The implementation a call would use now (generation switches it between prefill and decoding on CUDA)."""
+    return getattr(getattr(experts, "config", None), "_experts_implementation", None) or ""
+
+
+def has_inside(experts: Any) -> bool:
+    """Is there a place between the last product and the weighting, that a call would pass now?"""
+    return hasattr(experts, "has_post_expert_norm") and implementation(experts) in SAME_SUM
+
+
+def slot_order(experts: Any, ids: torch.Tensor, late: bool = False) -> torch.Tensor | None:
+    """Which slot each row inside the experts is; None if they stand in order.
+
+    `grouped_mm` sorts the slots by expert: the same sort of the same ids gives the same order. For a single token the
+    ids will do (`late`).
+    """
+    if implementation(experts) != "grouped_mm":
+        return None
+    flat = ids.reshape(-1)
+    return flat if late and len(ids) == 1 else flat.sort().indices
+
+
+def _inside(parts: Parts, tap: Tap) -> list[Point]:
+    seen: list[torch.Tensor] = []
+    observe = _observe(tap)
+
+    def inside(module: Any, outputs: torch.Tensor) -> None:
+        if tap.live:
+            seen[:] = [outputs]
+
+    def after(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        if not tap.live:
+            return
+        call = read_call(args, kwargs)
+        outputs = seen.pop() if seen else None
+        if outputs is None or len(outputs) != call.ids.numel() or implementation(module) not in SAME_SUM:
+            observe(module, args, kwargs, output)
+            seen.clear()
+            return
+        tap.keep_choice(call.ids, call.weights)
+        tap.keep_sorted(outputs, slot_order(module, call.ids, tap.waits(outputs)), call.rows, call.ids)
+
+    return [Point(parts.experts, "inside", inside), Point(parts.experts, "after", after)]
 
 
 def _rewrite(parts: Parts, tap: Tap) -> list[Point]:
@@ -130,8 +184,12 @@ def _observe(tap: Tap) -> Callable[..., None]:
     return after
 
 
-def _examine(tap: Tap) -> Callable[..., None]:
-    """For the self-test: what the container returned, and what slot expansion makes of the same call."""
+def _examine(parts: Parts, tap: Tap) -> list[Point]:
+    """For the self-test: what the container returned, was seen to weigh, and what expansion makes of the same call."""
+    seen: list[torch.Tensor] = []
+
+    def inside(module: Any, outputs: torch.Tensor) -> None:
+        seen.append(outputs)
 
     def after(module: Any, args: Any, kwargs: Any, output: Any) -> None:
         if not tap.live:
@@ -140,6 +198,9 @@ def _examine(tap: Tap) -> Callable[..., None]:
         tap.keep_choice(call.ids, call.weights)
         tap.put("container", output)
         tap.put("experts_input", call.hidden)
+        if seen and len(seen[0]) == call.ids.numel():
+            outputs = in_place(seen[0], slot_order(module, call.ids)).view(*call.ids.shape, -1)
+            tap.put("seen_inside", combined(outputs, call))
         for tap.padded in (False, True):
             try:
                 outputs = torch.cat([out for _, out in run_expanded(module, call, tap.padded, tap.max_bytes)])
@@ -150,7 +211,8 @@ def _examine(tap: Tap) -> Callable[..., None]:
             tap.put("combined", combined(outputs, call))
             return
 
-    return after
+    points = [Point(parts.experts, "after", after)]
+    return [Point(parts.experts, "inside", inside), *points] if has_inside(parts.experts) else points
 
 
 def run_expanded(module: Any, call: Call, padded: bool, max_bytes: int) -> Iterator[tuple[int, torch.Tensor]]:

@@ -60,4 +60,33 @@ def _register(point: Point) -> Any:
         return point.module.register_forward_pre_hook(point.callback, prepend=point.first, with_kwargs=True)
     if point.when == "after":
         return point.module.register_forward_hook(point.callback, prepend=point.first, with_kwargs=True)
-    raise ValueError(f"a hook runs 'before' or 'after' a module, not {point.when!r}")
+    if point.when == "inside":
+        return _Inside(point.module, point.callback)
+    raise ValueError(f"a hook runs 'before', 'after' or 'inside' a module, not {point.when!r}")
+
+
+class _Inside:
+    """Stands where transformers puts a norm between the experts' last product and their weighting.
+
+    The experts' own norm, if they have one, still runs first. Instance attributes hide the class's and the submodule's
+    of the same name, and are taken away again.
+    """
+
+    NAMES = ("has_post_expert_norm", "post_expert_norm")
+
+    def __init__(self, module: Any, callback: Any) -> None:
+        norm = module.post_expert_norm if module.has_post_expert_norm else None
+
+        def between(outputs: Any) -> Any:
+            outputs = outputs if norm is None else norm(outputs)
+            edited = callback(module, outputs)
+            return outputs if edited is None else edited
+
+        self._module = module
+        self._found = {name: vars(module)[name] for name in self.NAMES if name in vars(module)}
+        vars(module).update(zip(self.NAMES, (True, between), strict=True))
+
+    def remove(self) -> None:
+        for name in self.NAMES:
+            vars(self._module).pop(name, None)
+        vars(self._module).update(self._found)

@@ -32,9 +32,11 @@ def recompute(found: MoELayer, logits: Any, ids: Any, weights: Any) -> Recompute
     parameters = {**found.parameters, "top_k": int(ids.shape[-1])}
     if found.family is None:
         return _guess(parameters, logits, ids, weights)
-    what = compare(found.family.rule, parameters, logits, ids, weights)
-    promised = found.family.rule.recomputes
-    if what in (promised, "ids and weights"):
+    rule = rules()[parameters["rule"]]
+    what = compare(rule, {**parameters, "ids": ids}, logits, ids, weights)
+    if rule.recomputes == "weights" and what == "ids and weights":
+        what = "weights"  # the ids were given
+    if what in (rule.recomputes, "ids and weights"):
         return Recomputed(what, "", parameters)
     return Recomputed(what, f"its choice is not what its logits lead to (agreeing: {what or 'nothing'})", parameters)
 

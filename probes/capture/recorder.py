@@ -18,6 +18,7 @@ from probes.capture.hidden import hidden_points
 from probes.capture.hooks import Hooks, lock_of
 from probes.capture.host import layer_arrays
 from probes.capture.inputs import Inputs, read_inputs, roots
+from probes.capture.late import finish
 from probes.capture.tap import Session, Tap
 from probes.capture.transfer import Transfer
 from probes.capture.want import Want
@@ -68,6 +69,7 @@ class Recorder:
     """What `capture` hands out. `take()` gives the passes since the last take."""
 
     def __init__(self, model: Any, want: Want, report: Report, max_bytes: int) -> None:
+        self.model = model
         self.report = report
         self._want = want
         self._passes: list[tuple[_Root, _Pass]] = []
@@ -145,6 +147,7 @@ class Recorder:
         return after
 
     def _collect(self, root: _Root, inputs: Inputs) -> _Pass:
+        finish(self._taps[m.layer] for m in root.layers)
         names, tensors = [], inputs.tensors()
         for found in root.layers:
             for name, values in self._taps[found.layer].take().items():
@@ -180,7 +183,8 @@ class Recorder:
 def _chosen(report: Report, want: Want) -> list[LayerReport]:
     usable = [r for r in report.layers if r.capability != "nothing"]
     if not usable:
-        raise ProbeError(f"nothing can be recorded from this model: {report.summary}")
+        why = next((r.words[0] for r in report.layers if r.words), report.summary)
+        raise ProbeError(f"nothing can be recorded from this model: {why}")
     if want.layers is None:
         return usable
     known = {r.layer for r in usable}

@@ -11,7 +11,9 @@ import torch
 from probes.capture.moments import Moments
 from probes.capture.want import Want
 
-OBSERVE, REWRITE = "observe", "rewrite"
+OBSERVE, REWRITE, INSIDE = "observe", "rewrite", "inside"
+# Outputs of up to so many numbers per layer wait for the end of the pass (see `probes.capture.late`).
+SMALL = 1 << 16
 
 
 @dataclass
@@ -30,11 +32,12 @@ class Session:
 class Tap:
     """Collects what the hooks of one layer see. Lists, because a model may run a layer in several pieces.
 
-    mode       how expert outputs are had: "rewrite" replaces the experts' call by the expanded one, "observe" lets
-               the original stand and runs the expanded one a second time
+    mode       how expert outputs are had: "inside" sees them where the experts weight them, "rewrite" replaces the
+               experts' call by the expanded one, "observe" runs the expanded one a second time
     padded     the container cannot take one slot per row (LongCat's squeezes that axis away), so it gets two
     copy       the model changes what it handed out in place, so it is copied at once
     examine    keep also what the self-test compares
+    skip_class the id to record where the weight is exactly 0, for families that let a token skip the experts
     max_bytes  largest expanded input to hold at once; longer passes are observed in pieces
     """
 
@@ -46,6 +49,7 @@ class Tap:
     examine: bool = False
     max_bytes: int = 1 << 30
     num_experts: int = 0
+    skip_class: int | None = None
     kept: dict[str, list[Any]] = field(default_factory=dict)
     moments: Moments | None = None
     handed: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
@@ -76,6 +80,8 @@ class Tap:
 
     def keep_choice(self, experts: torch.Tensor, weights: torch.Tensor) -> None:
         """Ids [T, k] and weights [T, k] as the experts received them."""
+        if self.skip_class is not None:
+            experts = experts.masked_fill(weights == 0, self.skip_class)
         self.put("experts", experts)
         self.put("weights", weights)
 
@@ -92,6 +98,9 @@ class Tap:
 
     def keep_slots(self, outputs: torch.Tensor, experts: torch.Tensor, start: int = 0) -> None:
         """Outputs [t, k, H] of the chosen experts [t, k] before weighting, of the rows from `start` on."""
+        if self.skip_class is not None:
+            skipped = self.kept["experts"][-1][start : start + len(outputs)] == self.skip_class
+            outputs, experts = outputs.masked_fill(skipped[..., None], 0), experts.masked_fill(skipped, self.skip_class)
         if self.want.norms:
             self.put("output_norm", norm(outputs))
             self.put("output_absmax", absmax(outputs))
@@ -99,6 +108,29 @@ class Tap:
             self.put("outputs", outputs)
         if self.want.moments:
             self._add_moments(outputs.detach(), experts, start)
+
+    @property
+    def _only_norms(self) -> bool:
+        return not (self.want.outputs or self.want.moments) and self.skip_class is None
+
+    def waits(self, outputs: torch.Tensor) -> bool:
+        """Are these outputs to be reduced together with those of other layers, when the pass is over?"""
+        return self._only_norms and outputs.numel() <= SMALL
+
+    def keep_sorted(self, outputs: torch.Tensor, order: torch.Tensor | None, hidden: torch.Tensor, ids: Any) -> None:
+        """Outputs [T*k, H] of ids [T, k] as the experts have them; `order` says which slot each row is."""
+        if self.waits(outputs):
+            self.put("late_outputs", outputs)
+            self.put("late_inputs", hidden)
+            if order is not None:
+                self.put("late_order", order)
+            return
+        self.keep_input(hidden)
+        if not self._only_norms:
+            self.keep_slots(in_place(outputs, order).view(*ids.shape, -1), ids)
+            return
+        self.put("output_norm", in_place(norm(outputs), order).view(ids.shape))
+        self.put("output_absmax", in_place(absmax(outputs), order).view(ids.shape))
 
     def _add_moments(self, outputs: torch.Tensor, experts: torch.Tensor, start: int) -> None:
         if self.moments is None:
@@ -110,6 +142,15 @@ class Tap:
         """Everything kept since the last take."""
         kept, self.kept = self.kept, {}
         return kept
+
+
+def in_place(values: torch.Tensor, order: torch.Tensor | None) -> torch.Tensor:
+    """Rows of `values` where `order` says they belong."""
+    if order is None:
+        return values
+    out = torch.empty_like(values)
+    out[order] = values
+    return out
 
 
 def norm(values: torch.Tensor) -> torch.Tensor:

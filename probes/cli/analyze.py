@@ -38,13 +38,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _analyze(metric: Any, words: argparse.Namespace, as_json: bool) -> int:
-    from probes.analyze import analyze, render
+    from probes.analysis import analyze
+    from probes.metrics.render import render
 
     options = {o.name: getattr(words, o.name) for o in metric.options}
     common = {"run_id": words.run, "layers": words.layers, "by": words.by}
+    if metric.paired:
+        common |= {"against": words.against, "against_trace": words.against_trace}
     if words.ci:
         options.update(ci=True, resamples=words.resamples, seed=words.seed)
     frame = analyze(words.trace, metric.name, **common, **options)
+    if words.plot:
+        from probes.metrics.plots import save_plot
+
+        save_plot(frame, metric, words.plot)
     print(render(frame, "json" if as_json else words.format))
     return 0
 
@@ -64,6 +71,9 @@ def _parser(metric: Any) -> argparse.ArgumentParser:
     own = parser.add_argument_group("options of this metric")
     for option in metric.options:
         _add(own, option)
+    if metric.paired:
+        own.add_argument("--against", type=int, metavar="RUN", help="the run to compare with")
+        own.add_argument("--against-trace", metavar="TRACE", help="the trace it is in (default: the same)")
     common = parser.add_argument_group("options of every metric")
     common.add_argument(
         "--run", type=int, metavar="ID", help="which run of the trace (default: the newest complete one)"
@@ -74,6 +84,7 @@ def _parser(metric: Any) -> argparse.ArgumentParser:
     common.add_argument("--resamples", type=int, default=1000, metavar="N", help="resamples for --ci (1000)")
     common.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the resamples (0)")
     common.add_argument("--format", choices=FORMATS, default="table", help="how to print (table)")
+    common.add_argument("--plot", metavar="FILE", help="also draw the table into FILE.svg or FILE.html")
     common.add_argument("--json", action="store_true", help="the same as --format json")
     return parser
 

@@ -30,7 +30,20 @@ def load_command(name: str) -> ModuleType:
 class _Parser(argparse.ArgumentParser):
     """argparse, but a wrong word becomes one line with the nearest right one, and exit code 2."""
 
+    words: Sequence[str] = ()
+
+    def parse_known_args(self, args=None, namespace=None):
+        self.words = list(args or ())
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
+        known = self._option_string_actions
+        for word in self.words:
+            option = word.split("=")[0]
+            if option.startswith("--") and not any(name.startswith(option) for name in known):
+                # Said first: argparse would complain that the right option is missing.
+                message = f"unknown option {option!r}{did_you_mean(option, known)}"
+                break
         raise UsageError(f"{message} (see '{self.prog} --help')")
 
 

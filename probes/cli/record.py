@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from probes.recording.options import RecordOptions
 
 SUMMARY = "record a model's routing over prompts into a trace"
 EXAMPLE = "probe record allenai/OLMoE-1B-7B-0924 --prompts prompts.jsonl --out olmoe.duckdb"
@@ -60,8 +64,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from probes.record import record
     from probes.recording.estimate import dry_run
+    from probes.recording.record import record
 
     options = _options(args)
     if args.dry_run:
@@ -75,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     return _left_out(done.left_out)
 
 
-def _options(args: argparse.Namespace):  # type: ignore[no-untyped-def]
+def _options(args: argparse.Namespace) -> RecordOptions:
     from probes.errors import UsageError
     from probes.recording.options import RecordOptions, check_options, parse_capture, parse_layers
 

@@ -24,14 +24,15 @@ def families() -> dict[str, Family]:
 @cache
 def rules() -> dict[str, Rule]:
     """All rules by name."""
-    return {family.rule.name: family.rule for family in families().values()}
+    found = [module.RULE for module in _modules() if hasattr(module, "RULE")]
+    return {rule.name: rule for rule in found}
 
 
 @cache
 def layouts() -> tuple[Layout, ...]:
     """The special layouts, then the usual one: the first that finds something in a module has it."""
-    special = {id(f.layout): f.layout for f in families().values() if f.layout is not GENERIC}
-    return (*special.values(), GENERIC)
+    special = [f.layout for f in families().values()] + [getattr(m, "LAYOUT", GENERIC) for m in _modules()]
+    return (*{id(layout): layout for layout in special if layout is not GENERIC}.values(), GENERIC)
 
 
 def family(name: str) -> Family:

@@ -43,7 +43,13 @@ class Family:
     name    directory name under transformers.models
     tiny    settings of the smallest model worth testing; see `probes.families.tiny`
     gating  gating parameters of this family that its router does not carry as attributes
-    limits  what cannot be had from it, and why: any of "logits", "weights", "norms", "recompute", "bits", "all"
+    layout  where its tensors are, if not at the usual places
+    config  `model_type` of the config to build, if it is neither the name nor the name and "_text"
+    model   the class to build for the check, where transformers' auto classes have none
+    official_since  first version of transformers whose `output_router_logits` is not ignored, where known to be later
+            than the oldest we work with (its issue 48911); found by running the versions before and after
+    variant the rule of one router (module) where a family mixes rules; None for the family's own
+    limits  what cannot be had from it, and why: "recompute" or "all"
     """
 
     name: str
@@ -51,6 +57,10 @@ class Family:
     tiny: Mapping[str, Any] = field(default_factory=dict)
     gating: Mapping[str, Any] = field(default_factory=dict)
     layout: Layout = GENERIC
+    config: str = ""
+    model: str = ""
+    official_since: str = ""
+    variant: Callable[[Any], Rule | None] = lambda router: None
     limits: Mapping[str, str] = field(default_factory=dict)
     notes: str = ""
 

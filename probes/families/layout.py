@@ -18,10 +18,12 @@ ROUTER_NAMES = ("gate", "router")
 
 
 class Point(NamedTuple):
-    """One hook: before or after `module` runs. What the callback returns, if anything, replaces inputs or output.
+    """One hook: before, after or inside a run of `module`. What the callback returns replaces what it was given.
 
     before  callback(module, args, kwargs) -> None or (args, kwargs)
     after   callback(module, args, kwargs, output) -> None or output
+    inside  callback(module, outputs [T*k, H]) -> None or outputs: expert outputs before weighting, for containers that
+            have a place for a norm there (transformers 5.20 and newer, `grouped_mm` and `batched_mm`)
     first   run ahead of the hooks that are already there: what edits inputs must come before what looks at them
     """
 
@@ -43,10 +45,43 @@ class Parts:
     outer: Any = None
 
 
+class Returned(NamedTuple):
+    """What a router returned, told apart by dtype and shape: logits [T, E], ids [T, k], weights [T, k]."""
+
+    logits: Any = None
+    ids: Any = None
+    weights: Any = None
+
+
+def classify(output: Any) -> Returned:
+    """Integers are ids, a float of their shape weights, a float of another width logits.
+
+    Order does not help: it changed between versions (granitemoe: logits last in transformers 5.18, first in 5.19), and
+    some versions return no logits at all (longcat_flash before 5.20).
+    """
+    if not isinstance(output, tuple):
+        return Returned(_flat(output))
+    tensors = [_flat(t) for t in output if hasattr(t, "is_floating_point") and t.ndim > 1]
+    ids = next((t for t in tensors if not t.is_floating_point()), None)
+    floats = [t for t in tensors if t.is_floating_point()]
+    if ids is None:
+        return Returned(floats[0] if floats else None)
+    weights = [t for t in floats if t.shape == ids.shape]
+    wider = [t for t in floats if t.shape[-1] > ids.shape[-1]]
+    if not wider and len(weights) > 1:  # k = E: both have the same shape, and logits come first
+        return Returned(weights[0], ids, weights[1])
+    return Returned(wider[0] if wider else None, ids, weights[0] if weights else None)
+
+
+def _flat(tensor: Any) -> Any:
+    return tensor if tensor.ndim == 2 else tensor.reshape(-1, tensor.shape[-1])
+
+
 class Layout:
     """The usual block: child `experts`, child `gate` or `router`."""
 
     name = "block"
+    reruns = True  # observing expert outputs takes a second run of the experts
     closed = False  # nothing inside what was found is looked at again
 
     def find(self, module: Any) -> Iterator[Parts]:
@@ -61,8 +96,12 @@ class Layout:
         return parts.router
 
     def logits(self, output: Any) -> Any:
-        """The logits [T, E] in what the logits' source returned."""
-        return output[0] if isinstance(output, tuple) else output
+        """The logits [T, E] in what the logits' source returned; None if they are not among it."""
+        return classify(output).logits
+
+    def num_experts(self, parts: Parts, logits: Any) -> int:
+        """Experts that can be chosen; usually the logits' last axis, whatever the config says."""
+        return int(logits.shape[-1])
 
     def points(self, parts: Parts, tap: Tap) -> list[Point]:
         """The hooks that fill `tap` with what it wants, and not one more."""
@@ -79,7 +118,9 @@ class Layout:
         pick, keep = self.logits, tap.keep_logits
 
         def after(module: Any, args: Any, kwargs: Any, output: Any) -> None:
-            keep(pick(output))
+            logits = pick(output)
+            if logits is not None:
+                keep(logits)
 
         return after
 

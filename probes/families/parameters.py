@@ -24,7 +24,6 @@ ON_ROUTER = {
     "topk_group": ("topk_group",),
     "method": ("topk_method",),
     "weigh": ("expert_selection_fn",),
-    "score": ("config.scoring_func",),
     "minimum": ("norm_min",),
     "jitter": ("router_jitter_noise",),
     "capacity": ("expert_capacity",),
@@ -41,10 +40,12 @@ def gating_parameters(parts: Parts, family: Family | None) -> dict[str, Any]:
     """What the rule of this layer needs, JSON-able. Attributes of the modules override the family's own settings."""
     parameters: dict[str, Any] = {}
     if family is not None:
-        parameters |= {"rule": family.rule.name, **family.rule.defaults, **family.gating}
+        rule = family.variant(parts.router) or family.rule
+        parameters |= {"rule": rule.name, **rule.defaults, **family.gating}
     for where, names in ((parts.block, ON_BLOCK), (parts.router, ON_ROUTER)):
         for key, attributes in names.items():
             parameters |= _first(where, key, attributes)
+    parameters |= _score(parts.router)
     for key, attributes in VECTORS.items():
         for where in (parts.block, parts.router):
             parameters |= _vector(where, key, attributes)
@@ -57,6 +58,12 @@ def _first(module: Any, key: str, attributes: tuple[str, ...]) -> dict[str, Any]
         if isinstance(value, (bool, int, float, str)):
             return {key: value}
     return {}
+
+
+def _score(router: Any) -> dict[str, Any]:
+    """The scoring function of routers that take it from their config, as an activation module."""
+    name = type(getattr(router, "score_fn", None)).__name__.lower()
+    return next(({"score": s} for s in ("sqrtsoftplus", "sigmoid", "softmax") if s in name), {})
 
 
 def _vector(module: Any, key: str, attributes: tuple[str, ...]) -> dict[str, Any]:

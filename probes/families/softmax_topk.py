@@ -21,8 +21,53 @@ RULE = Rule(
     source="Shazeer et al. 2017, arXiv 1701.06538; Mixtral, arXiv 2401.04088",
 )
 
+ALWAYS = {"normalise": True}
+NEVER = {"normalise": False}
+HYBRID = {
+    "num_hidden_layers": 4,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+INDEXER = {
+    "indexer_n_heads": 2,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 8,
+    "indexer_budget": 32,
+    "indexer_compress_ratio": 4,
+}
+
 FAMILIES = (
-    Family("olmoe", RULE, tiny={"num_experts": 8}),
-    Family("qwen3_moe", RULE, tiny={"num_experts": 8}),
-    Family("mixtral", RULE, gating={"normalise": True}),
+    Family("flex_olmo", RULE),
+    Family("hunyuan_v1_moe", RULE, official_since="5.19", gating=ALWAYS),
+    Family(
+        "jamba",
+        RULE,
+        gating=NEVER,
+        tiny={
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "expert_layer_period": 1,
+            "expert_layer_offset": 0,
+            "use_mamba_kernels": False,
+        },
+    ),
+    Family("mellum", RULE),
+    Family("minimax", RULE, gating=ALWAYS),
+    Family("mixtral", RULE, gating=ALWAYS),
+    Family("olmoe", RULE),
+    Family("qwen2_moe", RULE),
+    Family("qwen3_5_moe", RULE, gating=ALWAYS, tiny=HYBRID),
+    Family("qwen3_moe", RULE),
+    Family("qwen3_next", RULE, tiny=HYBRID),
+    Family(
+        "qwen3_omni_moe",
+        RULE,
+        gating=ALWAYS,
+        model="Qwen3OmniMoeThinkerTextModel",
+        notes="checked as the thinker's text model",
+    ),
+    Family("qwen3_vl_moe", RULE, gating=ALWAYS),
+    Family("qwen4_exp", RULE, tiny={**HYBRID, **INDEXER}),
 )

@@ -17,6 +17,7 @@ SEED = 0
 CONFIDENCE = 0.95
 _BLOCK = 4096  # sequences per block of weights: the same draws however the trace is cut into chunks
 _CELLS = 16_000_000  # numbers in one temporary
+_PRODUCT = 2_000_000  # numbers in one block of a product
 
 
 class Weights:
@@ -124,9 +125,12 @@ def _add_product(total: np.ndarray, weights: np.ndarray, flat: np.ndarray, colum
     # float32 holds whole numbers to 2^24; what could pass that goes through float64.
     largest = flat.sum(axis=0).max(initial=0) * max(16.0, weights.max(initial=0))
     dtype = np.float32 if flat.dtype.kind in "iu" and largest < 2**24 else np.float64
-    step = max(1, _CELLS // max(len(weights), 1))
+    weights = weights.astype(dtype, copy=False)
+    step = min(max(1, _PRODUCT // max(len(weights), 1)), max(1, len(columns)))
+    buffer = np.empty((len(weights), step), dtype)  # one for all blocks: fresh memory costs more than the product
     for i in range(0, len(columns), step):
-        product = weights.astype(dtype, copy=False) @ flat[:, columns[i : i + step]].astype(dtype)
+        part = columns[i : i + step]
+        product = np.matmul(weights, flat[:, part].astype(dtype), out=buffer[:, : len(part)])
         np.add(total[:, i : i + step], product, out=total[:, i : i + step], casting="unsafe")
 
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
 from probes.errors import ProbeError
 from probes.routing import RoutingArrays
+
+
+@dataclass(frozen=True)
+class PairedArrays(RoutingArrays):
+    """The same tokens in two runs: what the second one chose, and its logits where there are any."""
+
+    other_experts: np.ndarray | None = None
+    other_logits: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,12 @@ class Chunk:
     about: About
     so_far: dict[str, Any] | None = None
     state: dict[str, Any] = field(default_factory=dict)
+    rows: np.ndarray | None = None
+
+    @property
+    def row(self) -> np.ndarray:
+        """[T] the group of each token in the table, also while every sequence is counted on its own."""
+        return self.group if self.rows is None else self.rows
 
     @property
     def experts(self) -> np.ndarray:
@@ -84,14 +98,22 @@ def sequence_starts(sequence_id: np.ndarray) -> np.ndarray:
 
 
 def add_counts(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
-    """The sum of two counts, made in place; a group one side has not met yet counts zero there."""
-    return {key: _add(a[key], b[key]) for key in a}
+    """The sum of two counts, made in place; a group one side has not met yet counts zero there.
+
+    By name: `max_…` takes the larger (NaN is nothing), `_…` are lists that are strung together.
+    """
+    return {key: _add(key, a[key], b[key]) for key in a}
 
 
-def _add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _add(key: str, a: Any, b: Any) -> Any:
+    if key.startswith("_"):
+        return a + b
     if len(a) < len(b):
         a, b = b, a
-    a[: len(b)] += b
+    if key.startswith("max_"):
+        np.fmax(a[: len(b)], b, out=a[: len(b)])
+    else:
+        a[: len(b)] += b
     return a
 
 
@@ -117,13 +139,10 @@ def by_group(values: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray
     return out
 
 
-_PER_TOKEN = (
-    "experts sequence_id weights logits output_norm output_absmax token_id predicted_id token label".split()  # noqa: SIM905
-)
+_WHOLE = ("layers", "num_experts", "label_names")
 
 
 def cut(arrays: RoutingArrays, a: int, b: int) -> RoutingArrays:
     """The tokens a..b."""
-    parts = {name: getattr(arrays, name) for name in _PER_TOKEN}
-    cut = {name: None if v is None else v[a:b] for name, v in parts.items()}
-    return RoutingArrays(**cut, layers=arrays.layers, num_experts=arrays.num_experts, label_names=arrays.label_names)  # type: ignore[arg-type]
+    per_token = {f.name: getattr(arrays, f.name) for f in fields(arrays) if f.name not in _WHOLE}
+    return replace(arrays, **{name: value[a:b] for name, value in per_token.items() if value is not None})

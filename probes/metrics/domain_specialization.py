@@ -83,7 +83,8 @@ METRIC = Metric(
     title="Domain specialization",
     question="Which experts take more of one label's tokens than chance would give them?",
     formula="share = count(l,e,label) / Σ_e count(l,·,label) · k: the fraction of the label's tokens that use e; "
-    "uniform = k/E. Summary: cv = std (ddof 1) / mean of the share over labels, labels with share ≤ 1e−5 left out",
+    "uniform = k/E. Summary: cv = std (ddof 1) / mean of the share over labels, labels with share ≤ 1e−5 "
+    "left out",
     source="OLMoE, arXiv 2409.02060; cv: moe-lrc, arXiv 2505.16056",
     options=(Option("summary", bool, False, "the variation over labels, one row per expert"),),
     groups=lambda options: "label",
@@ -102,6 +103,15 @@ METRIC = Metric(
     estimate=estimate,
     aggregates=aggregates,
     value="share",
-    laws=("expert_permutation", "rank_order", "token_order", "sequence_order", "range", "additivity", "duplication"),
+    laws=(
+        "expert_permutation",
+        "rank_order",
+        "token_order",
+        "sequence_order",
+        "range",
+        "additivity",
+        "missing",
+        "duplication",
+    ),
     ends={"uniform": {"share": lambda k, e: k / e}, "one_hot": {"share": lambda k, e: 1.0}},
 )

@@ -10,7 +10,7 @@ import numpy as np
 
 from probes.errors import ProbeError, UsageError, unknown
 from probes.metrics.bootstrap import RESAMPLES, SEED
-from probes.metrics.chunk import About, cut, sequence_starts
+from probes.metrics.chunk import About, PairedArrays, cut, sequence_starts
 from probes.metrics.registry import Metric
 from probes.metrics.run import run
 from probes.routing import NO_EXPERT, RoutingArrays
@@ -32,6 +32,8 @@ ARRAYS = (
     ("token", "[T] token text"),
     ("label", "[S] or [T] label of each sequence: text, or an index into label_names (-1 = none)"),
     ("label_names", "names of the labels, where `label` holds numbers"),
+    ("other_experts", "[T, L, k] what a second run chose for the same tokens, where a metric compares two runs"),
+    ("other_logits", "[T, L, E] its logits"),
     ("scores", "how logits become scores: softmax, sigmoid or sqrtsoftplus; one for all layers, or [L]"),
 )
 COMMON = (
@@ -64,7 +66,7 @@ class ArraysSource:
     def chunks(self, needs: tuple[str, ...]) -> Iterator[RoutingArrays]:
         """Blocks of whole sequences; an array that is needed and absent is an error that names it."""
         for name in needs:
-            if not name.endswith("?") and name != "label" and getattr(self.arrays, name) is None:
+            if not name.endswith("?") and name != "label" and getattr(self.arrays, name, None) is None:
                 raise ProbeError(f"this needs `{name}`, which was not given or not recorded")
         if self.n_sequences:
             yield from (cut(self.arrays, a, b) for a, b in self._blocks("logits" in needs or "logits?" in needs))
@@ -112,13 +114,16 @@ def routing_arrays(
     sequence = np.zeros(len(ids), np.int64) if sequence_id is None else np.asarray(sequence_id)
     if num_experts is None:
         raise ProbeError("num_experts is needed: the ids alone do not say how many experts there are")
-    arrays = {name: _shaped(name, value, ids, num_experts) for name, value in floats.items() if value is not None}
     _check_ids(ids, sequence, num_experts)
+    arrays = {name: _shaped(name, value, ids, num_experts) for name, value in floats.items() if value is not None}
     codes, names = _labels(label, tuple(label_names), sequence)
     own = np.arange(ids.shape[1]) if layers is None else np.asarray(layers)
     if len(own) != ids.shape[1]:
         raise ProbeError(f"layers names {len(own)} layers, experts has {ids.shape[1]}")
-    return RoutingArrays(ids, sequence, own, int(num_experts), label=codes, label_names=names, **arrays)
+    kind = PairedArrays if arrays.get("other_experts") is not None else RoutingArrays
+    if kind is RoutingArrays:
+        arrays.pop("other_logits", None)
+    return kind(ids, sequence, own, int(num_experts), label=codes, label_names=names, **arrays)
 
 
 def _check_ids(ids: np.ndarray, sequence: np.ndarray, num_experts: int) -> None:
@@ -136,7 +141,7 @@ def _shaped(name: str, value: Any, ids: np.ndarray, num_experts: int) -> np.ndar
         expected: tuple[int, ...] = ids.shape[:1]
     else:
         array = array[:, None, :] if array.ndim == 2 and ids.shape[1] == 1 else array
-        expected = (*ids.shape[:2], num_experts if name == "logits" else ids.shape[2])
+        expected = (*ids.shape[:2], num_experts if name.endswith("logits") else ids.shape[2])
     if array.shape != expected:
         raise ProbeError(f"{name} has shape {list(array.shape)}, expected {list(expected)}")
     return array

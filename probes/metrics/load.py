@@ -23,7 +23,7 @@ import numpy as np
 from probes.metrics.activations import count_experts
 from probes.metrics.chunk import About, Chunk, by_group
 from probes.metrics.registry import Column, Counts, Metric, Option, Options
-from probes.metrics.scores import probabilities
+from probes.metrics.scores import layer_probabilities
 from probes.metrics.tables import axes, coverage, grid, ratio
 
 if TYPE_CHECKING:
@@ -34,11 +34,18 @@ def count(chunk: Chunk, options: Options) -> Counts:
     """chosen [G, L, E]; with logits also probability [G, L, E] (sum of scores) over logit_tokens [G, L]."""
     counts: Counts = {"chosen": count_experts(chunk)}
     if options["summary"] and chunk.arrays.logits is not None:
-        p = probabilities(chunk)
-        known = ~np.isnan(p[:, :, 0])
-        counts["probability"] = by_group(p, chunk.group, chunk.n_groups)
-        counts["logit_tokens"] = by_group(known, chunk.group, chunk.n_groups)
+        counts |= _mean_scores(chunk)
     return counts
+
+
+def _mean_scores(chunk: Chunk) -> Counts:
+    groups, _, layers, _, experts = chunk.shape
+    total, n = np.zeros((groups, layers, experts)), np.zeros((groups, layers), np.int64)
+    for i in range(layers):
+        at, p = layer_probabilities(chunk, i)
+        total[:, i] = by_group(p, chunk.group[at], groups)
+        n[:, i] = np.bincount(chunk.group[at], minlength=groups)
+    return {"probability": total, "logit_tokens": n}
 
 
 def aggregates(stored: Any, options: Options, about: About) -> Counts | None:
@@ -111,8 +118,8 @@ METRIC = Metric(
     name="load",
     title="Load",
     question="How evenly are the experts used?",
-    formula="share = count / Σ count; cv = std/mean over experts (population std); max_over_mean; gini; "
-    "entropy of the shares / ln E; balance_loss = E·Σ f·P, f = share, P = mean score over the softmax",
+    formula="share = count / Σ count; cv = std/mean over experts (population std); max_over_mean; gini; entropy "
+    "of the shares / ln E; balance_loss = E·Σ f·P, f = share, P = mean score over the softmax",
     source="straggler factor: arXiv 2503.05066; balance loss: Switch Transformers, arXiv 2101.03961",
     options=(Option("summary", bool, False, "one row per layer instead of one per expert"),),
     needs=lambda options: ("logits?",) if options["summary"] else (),
@@ -135,6 +142,15 @@ METRIC = Metric(
     estimate=estimate,
     aggregates=aggregates,
     value="share",
-    laws=("expert_permutation", "rank_order", "token_order", "sequence_order", "range", "additivity", "duplication"),
+    laws=(
+        "expert_permutation",
+        "rank_order",
+        "token_order",
+        "sequence_order",
+        "range",
+        "additivity",
+        "missing",
+        "duplication",
+    ),
     ends={"uniform": {"share": lambda k, e: 1 / e}, "one_hot": {"share": lambda k, e: 1 / k}},
 )

@@ -172,8 +172,8 @@ METRIC = Metric(
     name="npmi",
     title="nPMI of experts and targets",
     question="Which experts go with which labels, tokens or markers?",
-    formula="pmi = log2(p(x,y) / (p(x) p(y))), npmi = pmi / −log2 p(x,y); x the target, y 'chosen', over all positions "
-    "with routing of one layer. p(x,y) = 0: −1; p(x) = 0 or p(y) = 0: null; p(x,y) = 1: 1. "
+    formula="pmi = log2(p(x,y) / (p(x) p(y))), npmi = pmi / −log2 p(x,y); x the target, y 'chosen', over all "
+    "positions with routing of one layer. p(x,y) = 0: −1; p(x) = 0 or p(y) = 0: null; p(x,y) = 1: 1. "
     "Contrast: npmi(plus) − Σ npmi(minus)",
     source="RICE, arXiv 2505.14681",
     options=(
@@ -204,6 +204,15 @@ METRIC = Metric(
     estimate=estimate,
     aggregates=aggregates,
     value="npmi",
-    laws=("expert_permutation", "rank_order", "token_order", "sequence_order", "range", "additivity", "duplication"),
-    ends={"one_hot": {"npmi": lambda k, e: np.nan}},
+    laws=(
+        "expert_permutation",
+        "rank_order",
+        "token_order",
+        "sequence_order",
+        "range",
+        "additivity",
+        "missing",
+        "duplication",
+    ),
+    ends={"one_hot": {"npmi": lambda k, e: 0.0}},
 )

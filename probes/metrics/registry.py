@@ -103,6 +103,8 @@ class Metric:
     second      (counts, options, about) -> options of a second pass over the trace, or None
     cells       (options, about) -> how many numbers `count` makes per group, where they are many
     draws       (sums, groups, options, about) -> [resamples, rows], where `estimate` of each would be too slow
+    tags        options that name a label, or a tag of the sequences' metadata as "key=value"
+    paired      compares two runs of the same tokens (`--against RUN`; `other_experts` in Python)
     value       the column `estimate` computes
     laws        names of laws (see laws.py) it obeys;  ends: values it must take on uniform and one-hot routing
     """
@@ -126,6 +128,8 @@ class Metric:
     check: Callable[[Options, Any], None] | None = None
     cells: Callable[[Options, Any], int] | None = None
     draws: Callable[..., Any] | None = None
+    tags: tuple[str, ...] = ()
+    paired: bool = False
     value: str = ""
     laws: tuple[str, ...] = ()
     ends: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -153,7 +157,10 @@ class Metric:
 def discover() -> dict[str, Metric]:
     """Every metric of this package by name: each module with a `METRIC` is one."""
     package = importlib.import_module("probes.metrics")
-    modules = (importlib.import_module(f"probes.metrics.{m.name}") for m in pkgutil.iter_modules(package.__path__))
+    names = (
+        m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "document"
+    )  # which is run as a program
+    modules = (importlib.import_module(f"probes.metrics.{name}") for name in names)
     found = (m.METRIC for m in modules if hasattr(m, "METRIC"))
     return {metric.name: metric for metric in sorted(found, key=lambda m: m.name)}
 

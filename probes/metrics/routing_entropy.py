@@ -24,8 +24,9 @@ import numpy as np
 
 from probes.metrics.chunk import About, Chunk, by_group
 from probes.metrics.registry import Column, Counts, Metric, Option, Options
-from probes.metrics.scores import normalised, raw_scores
+from probes.metrics.scores import layer_probabilities
 from probes.metrics.tables import axes, coverage, grid, ratio
+from probes.scores import entropy, margin
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,46 +36,24 @@ def count(chunk: Chunk, options: Options) -> Counts:
     """Sums over the tokens of each group and layer: H, H², tokens above the threshold, margin; and how many tokens."""
     chosen = options["over"] == "chosen"
     h = chosen_entropy(chunk) if chosen else np.full(chunk.routed.shape, np.nan)
-    margin = np.full(chunk.routed.shape, np.nan)
+    margins = np.full(chunk.routed.shape, np.nan)
     if chunk.arrays.logits is not None:
-        _fill_from_logits(chunk, margin, None if chosen else h)
+        _fill_from_logits(chunk, margins, None if chosen else h)
     size = chunk.about.top_k if chosen else chunk.about.num_experts
     uncertain = h >= options["threshold"] * np.log(size)
-    sums = {"entropy": h, "entropy_squared": h * h, "uncertain": uncertain & ~np.isnan(h), "margin": margin}
+    sums = {"entropy": h, "entropy_squared": h * h, "uncertain": uncertain & ~np.isnan(h), "margin": margins}
     counts = {name: by_group(values, chunk.group, chunk.n_groups) for name, values in sums.items()}
     counts["n_tokens"] = by_group(~np.isnan(h), chunk.group, chunk.n_groups)
-    counts["margin_tokens"] = by_group(~np.isnan(margin), chunk.group, chunk.n_groups)
+    counts["margin_tokens"] = by_group(~np.isnan(margins), chunk.group, chunk.n_groups)
     return counts
 
 
-def _fill_from_logits(chunk: Chunk, margin: np.ndarray, h: np.ndarray | None) -> None:
-    """Layer by layer, so that only one layer's scores are in memory in double precision."""
-    assert chunk.arrays.logits is not None
-    for i, rule in enumerate(chunk.about.scores):
-        routed = chunk.routed[:, i]
-        scores = raw_scores(chunk.arrays.logits[routed, i], rule)
+def _fill_from_logits(chunk: Chunk, margins: np.ndarray, h: np.ndarray | None) -> None:
+    for i in range(chunk.about.num_layers):
+        at, p = layer_probabilities(chunk, i)
+        margins[at, i] = margin(p, chunk.experts[at, i].astype(np.intp))
         if h is not None:
-            h[routed, i] = entropy_nats(scores if rule == "softmax" else normalised(scores))
-        margin[routed, i] = chosen_margin(scores, chunk.experts[routed, i])
-
-
-def entropy_nats(p: np.ndarray) -> np.ndarray:
-    """−Σ p ln p over the last axis; 0·ln 0 = 0; NaN where p is NaN.
-
-    >>> entropy_nats(np.array([[0.5, 0.5], [1.0, 0.0]])).round(6).tolist()
-    [0.693147, 0.0]
-    """
-    logs = np.log(p, out=np.zeros_like(p), where=p > 0)
-    return -np.einsum("...e,...e->...", p, logs) + 0.0
-
-
-def chosen_margin(scores: np.ndarray, experts: np.ndarray) -> np.ndarray:
-    """Lowest chosen score − best unchosen score, [T]; NaN when every expert is chosen. Negative where a bias chose."""
-    if scores.shape[-1] == experts.shape[-1]:
-        return np.full(len(scores), np.nan)
-    rest = scores.copy()
-    np.put_along_axis(rest, experts.astype(np.intp), -np.inf, axis=-1)
-    return np.take_along_axis(scores, experts.astype(np.intp), axis=-1).min(axis=-1) - rest.max(axis=-1)
+            h[at, i] = entropy(p)
 
 
 def chosen_entropy(chunk: Chunk) -> np.ndarray:
@@ -82,7 +61,8 @@ def chosen_entropy(chunk: Chunk) -> np.ndarray:
     assert chunk.arrays.weights is not None
     weights = np.where(chunk.routed[:, :, None], np.asarray(chunk.arrays.weights, np.float64), np.nan)
     total = weights.sum(axis=-1, keepdims=True)
-    return entropy_nats(np.divide(weights, total, out=np.full(weights.shape, np.nan), where=total > 0))
+    p = np.divide(weights, total, out=np.full(weights.shape, np.nan), where=total > 0)
+    return np.where(np.isnan(total[..., 0]), np.nan, entropy(p))
 
 
 def estimate(counts: Counts, options: Options, about: About) -> np.ndarray:
@@ -110,9 +90,9 @@ METRIC = Metric(
     name="routing_entropy",
     title="Routing entropy",
     question="How sure is the router of its choice?",
-    formula="H = −Σ p ln p in nats over the scores of all experts (softmax; sigmoid scores are normalised to sum 1); "
-    "normalized = H / ln E; effective_experts = exp(mean H); margin = lowest chosen score − best unchosen score; "
-    "uncertain: H ≥ threshold · ln E. Over the chosen: renormalised weights and ln k",
+    formula="H = −Σ p ln p in nats over the scores of all experts (softmax; sigmoid scores are normalised to sum "
+    "1); normalized = H / ln E; effective_experts = exp(mean H); margin = lowest chosen score − best "
+    "unchosen score; uncertain: H ≥ threshold · ln E. Over the chosen: renormalised weights and ln k",
     source="GW-MoE, arXiv 2406.12375",
     options=(
         Option("over", str, "all", "all experts, or the chosen with their weights renormalised", ("all", "chosen")),
@@ -126,7 +106,9 @@ METRIC = Metric(
         Column("entropy_std", "nats", "population standard deviation over tokens", 0),
         Column("normalized_mean", "ratio", "mean entropy over its largest possible value", 0, 1),
         Column("effective_experts", "experts", "exp of the mean entropy", 1),
-        Column("margin_mean", "score", "mean of lowest chosen minus best unchosen score; null without logits", -1, 1),
+        Column(
+            "margin_mean", "probability", "mean of lowest chosen minus best unchosen score; null without logits", -1, 1
+        ),
         Column("uncertain_share", "share", "tokens at or above the threshold", 0, 1),
         Column("n_tokens", "tokens", "tokens with scores", 0),
         Column("missing_share", "share", "positions without routing or scores", 0, 1),
@@ -135,5 +117,15 @@ METRIC = Metric(
     table=table,
     estimate=estimate,
     value="entropy_mean",
-    laws=("expert_permutation", "rank_order", "token_order", "sequence_order", "range", "additivity", "duplication"),
+    laws=(
+        "expert_permutation",
+        "rank_order",
+        "token_order",
+        "sequence_order",
+        "range",
+        "additivity",
+        "missing",
+        "duplication",
+    ),
+    ends={"uniform": {"normalized_mean": lambda k, e: 1.0}, "one_hot": {"normalized_mean": lambda k, e: 0.0}},
 )

@@ -127,10 +127,13 @@ class _Pass:
         if self.resampled is None:
             return self._counted(Chunk(arrays, starts, group, n_groups, self.about, so_far, self.state), options)
         sequences = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-        chunk = Chunk(arrays, starts, sequences, len(starts) - 1, self.about, so_far, self.state)
+        chunk = Chunk(arrays, starts, sequences, len(starts) - 1, self.about, so_far, self.state, group)
         each, rows = self._counted(chunk, options), group[starts[:-1]]
+        listed = {key: each.pop(key) for key in list(each) if key.startswith("_")}
+        if any(key.startswith("max_") for key in each):
+            raise UsageError(f"{self.metric.name} has no --ci for a maximum")
         self.resampled.add(each, rows, n_groups)
-        return {key: _fold(values, rows, n_groups) for key, values in each.items()}
+        return listed | {key: _fold(values, rows, n_groups) for key, values in each.items()}
 
     def _groups(self, arrays: RoutingArrays, starts: np.ndarray) -> tuple[np.ndarray, int]:
         tokens = len(arrays.sequence_id)

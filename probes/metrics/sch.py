@@ -198,5 +198,5 @@ METRIC = Metric(
     table=table,
     estimate=estimate,
     value="sch",
-    laws=("expert_permutation", "sequence_order", "range", "additivity", "duplication"),
+    laws=("expert_permutation", "sequence_order", "range", "additivity", "missing", "duplication"),
 )

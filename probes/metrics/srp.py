@@ -177,6 +177,6 @@ METRIC = Metric(
     cells=cells,
     draws=draws,
     value="srp",
-    laws=("expert_permutation", "rank_order", "sequence_order", "range", "additivity", "duplication"),
-    ends={"one_hot": {"activation_ratio": lambda k, e: np.nan}},
+    laws=("expert_permutation", "rank_order", "sequence_order", "range", "additivity", "missing", "duplication"),
+    ends={"one_hot": {"srp": lambda k, e: 1.0, "cache_ratio": lambda k, e: 1.0}},
 )

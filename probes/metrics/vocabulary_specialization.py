@@ -70,12 +70,12 @@ METRIC = Metric(
     name="vocabulary_specialization",
     title="Vocabulary specialization",
     question="Does one expert take all occurrences of a token?",
-    formula="p(v) = max_e count(v,e) / occurrences(v); value = unweighted mean over v. "
-    "By expert: mean of p(v) over the v it has most of (a tie goes to the lower id)",
-    source="OLMoE, arXiv 2409.02060; by expert with top 1 and min count 20: moe-lrc, arXiv 2505.16056",
+    formula="p(v) = max_e count(v,e) / occurrences(v); value = unweighted mean over v. By expert: mean of p(v) "
+    "over the v it has most of (a tie goes to the lower id)",
+    source="OLMoE, arXiv 2409.02060 (top 1, every token); by expert with min count 20: moe-lrc, arXiv 2505.16056",
     options=(
         Option("kind", str, "input", "the token at t, the model's guess at t, or the token at t+1", tuple(GROUP)),
-        Option("top", str, "k", "count only the first-ranked expert (1) or all k", ("1", "k")),
+        Option("top", str, "1", "count only the first-ranked expert, or all k", ("1", "k")),
         Option("min_count", int, 1, "leave out tokens seen fewer times", low=1),
         Option("by_expert", bool, False, "one row per expert"),
     ),
@@ -92,6 +92,6 @@ METRIC = Metric(
     count=count,
     table=table,
     value="value",
-    laws=("expert_permutation", "sequence_order", "range", "additivity", "duplication"),
+    laws=("expert_permutation", "sequence_order", "range", "additivity", "missing", "duplication"),
     ends={"one_hot": {"value": lambda k, e: 1.0}},
 )

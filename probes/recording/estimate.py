@@ -55,10 +55,10 @@ def dry_run(model: str | Path, prompts: str | Path, options: RecordOptions) -> E
     from probes.capture import discover
     from probes.model import load_skeleton
 
-    skeleton, tokenizer = load_skeleton(model, options.revision, options.trust_remote_code)
+    skeleton, tokenizer = load_skeleton(model, revision=options.revision, trust_remote_code=options.trust_remote_code)
     routers = [found for found in discover(skeleton) if options.layers is None or found.layer in options.layers]
     if not routers:
-        raise ProbeError(f"{model} has no mixture-of-experts layers" + (" among --layers" if options.layers else ""))
+        raise ProbeError(f"{model} has no mixture-of-experts layer among --layers")
     found = read_prompts(prompts, options.limit)
     encoded, too_long = encode_prompts(
         found.good,

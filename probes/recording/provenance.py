@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import platform
 import sys
+from pathlib import Path
 from typing import Any
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "duckdb", "numpy")
@@ -66,4 +67,6 @@ def software() -> dict[str, str]:
 
 
 def command_line() -> list[str]:
-    return list(sys.argv)
+    """The command as typed; however `probe` was started, it is called that."""
+    name = Path(sys.argv[0]).name
+    return ["probe" if name in ("probe", "main.py") else name, *sys.argv[1:]]

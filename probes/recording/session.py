@@ -92,7 +92,7 @@ class Feeder:
         layers = {
             word: f"layer{'s' if len(found) > 1 else ''} {','.join(map(str, found))}" for word, found in words.items()
         }
-        return [*self.recorder.report.notes, *(f"{where}: {word}" for word, where in layers.items())]
+        return [f"{where}: {word}" for word, where in layers.items()]
 
     @property
     def _pad_id(self) -> int:

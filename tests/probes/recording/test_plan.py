@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from probes.errors import UsageError
-from probes.recording.plan import fingerprint, sample_positions, plan_batches, take_shard
+from probes.recording.plan import fingerprint, plan_batches, sample_positions, take_shard
 
 
 @given(st.lists(st.integers(1, 3000), min_size=1, max_size=200), st.one_of(st.none(), st.integers(1, 9)))
@@ -30,7 +30,7 @@ def test_a_batch_pads_little():
 @pytest.mark.parametrize("n", [1, 2, 3, 7])
 def test_shards_are_disjoint_and_complete(n):
     parts = [take_shard(list(range(20)), f"{i}/{n}") for i in range(1, n + 1)]
-    assert sorted(sum(parts, [])) == list(range(20))
+    assert sorted(item for part in parts for item in part) == list(range(20))
 
 
 @pytest.mark.parametrize("shard", ["0/2", "3/2", "2", "a/b", "1/0"])

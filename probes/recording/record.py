@@ -207,7 +207,7 @@ class _Run:
                 "command": command_line(),
                 "gating": feed.recorder.gating_parameters,
                 "self_test": feed.recorder.report.summary,
-                "notes": feed.notes,
+                "notes": [*feed.recorder.report.notes, *feed.notes],
             },
         )
 

@@ -1,0 +1,93 @@
+"""Answers from a trace, kept as long as the file is the one they came from.
+
+The key is the file's identity (path, change time, size), so a trace that is being recorded answers anew by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from store import page_queries
+
+RECORDING = ("recording", "running")  # run states in which more is still coming
+READ_SECONDS = 15.0  # a recorder holds the file for moments; longer than this and the page says so
+
+
+@dataclass(frozen=True)
+class TraceFile:
+    """A trace as it lies on the disk at this moment."""
+
+    path: str
+    changed_ns: int
+    n_bytes: int
+
+    @property
+    def name(self) -> str:
+        return Path(self.path).name
+
+
+def identify(path: str) -> TraceFile:
+    """The file's identity now; FileNotFoundError where there is none. A write-ahead log beside it counts as part."""
+    files = _files(Path(path))
+    stats = [file.stat() for file in files]
+    return TraceFile(path, max(s.st_mtime_ns for s in stats), sum(s.st_size for s in stats))
+
+
+@st.cache_data(show_spinner=False, max_entries=8, ttl=10)  # a recorder that died leaves the file as it was
+def runs(trace: TraceFile) -> pd.DataFrame:
+    """The runs of a trace, newest first. Raises store's TraceError for what is no trace."""
+    frame = open_file(trace).runs()
+    return frame.sort_values("run_id", ascending=False, ignore_index=True)
+
+
+@st.cache_data(show_spinner=False, max_entries=32)
+def layers(trace: TraceFile, run_id: int) -> pd.DataFrame:
+    """The MoE layers of a run: layer, module, num_experts, top_k, gating, shared_experts."""
+    frame = pd.DataFrame(open_file(trace).layers(run_id))
+    return frame[frame["is_moe"].astype(bool)].sort_values("layer", ignore_index=True)
+
+
+@st.cache_data(show_spinner=False, max_entries=512)
+def ask(trace: TraceFile, question: str, *values: Any) -> Any:
+    """The answer of `store.page_queries.<question>(trace, *values)`."""
+    return getattr(page_queries, question)(open_file(trace), *values)
+
+
+@st.cache_data(show_spinner=False, max_entries=32)
+def load(trace: TraceFile, run_id: int) -> pd.DataFrame:
+    """layer, expert, count, share, ratio for every expert of every layer, also those never chosen (count 0).
+
+    A layer without any assignment has NaN for share and ratio: nothing was recorded, which is not the same as 0.
+    """
+    here = layers(trace, run_id)
+    every = pd.DataFrame(
+        [(row.layer, expert) for row in here.itertuples() for expert in range(row.num_experts)],
+        columns=["layer", "expert"],
+    )
+    frame = every.merge(ask(trace, "load", run_id), on=["layer", "expert"], how="left")
+    frame["count"] = frame["count"].fillna(0).astype(np.int64)
+    total = frame.groupby("layer")["count"].transform("sum")
+    frame["share"] = frame["count"] / total.where(total > 0)
+    frame["ratio"] = frame["share"] * frame.groupby("layer")["expert"].transform("size")
+    return frame
+
+
+@st.cache_resource(show_spinner=False, max_entries=8)
+def open_file(trace: TraceFile) -> Any:
+    """The trace, checked once per state of the file; it holds no connection, so nothing is kept from a recording."""
+    from store.trace import open_trace
+
+    return open_trace(trace.path, wait=READ_SECONDS)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file()) or [path]
+    log = path.with_name(path.name + ".wal")
+    return [path, *([log] if log.exists() else [])]

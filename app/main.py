@@ -1,0 +1,152 @@
+"""The dashboard: which trace and run, and the pages about it. Started by `app.server` with the traces as arguments."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from app import data, state, ui
+from app.formats import count, date
+from app.pages import SECTIONS, Here, Page, discover
+from app.theme_watch import watch_theme
+from store.errors import TraceError
+
+PICTURES = Path(__file__).parent / "components"
+REFRESH_SECONDS = 3  # how often a trace that is being recorded is looked at again
+
+
+def main() -> None:
+    # A local file as icon: a named one would be fetched from a font server.
+    st.set_page_config(page_title="Router workbench", page_icon=str(PICTURES / "icon.svg"), layout="wide")
+    st.logo(str(PICTURES / "logo.svg"), size="large", icon_image=str(PICTURES / "icon.svg"))
+    sections: dict[str, list[Any]] = {section: [] for section in SECTIONS}
+    for number, (page, render) in enumerate(discover()):
+        shown = _shown(page, render)
+        sections[page.section].append(
+            st.Page(shown, title=page.title, icon=page.icon, url_path=page.name, default=number == 0)
+        )
+    st.navigation(sections).run()
+
+
+def _shown(page: Page, render: Callable[[Here], None]) -> Callable[[], None]:
+    def draw() -> None:
+        ui.begin()
+        state.carry_over(page.name)
+        here = choose(sys.argv[1:])
+        if here is not None:
+            try:
+                render(here)
+            except TraceError as error:
+                _unreadable(here.trace.path, error)
+            if here.recording:
+                _watch(here.trace)
+        with st.sidebar:
+            watch_theme()
+
+    return draw
+
+
+def choose(paths: list[str]) -> Here | None:
+    """The trace and run that the sidebar and the URL name; where there is none, the page says why."""
+    if not paths:
+        ui.full_state(
+            "No trace to look at yet",
+            "A trace is a file of what a model's routers did, token by token. Record one, then open it here:",
+            "probe record MODEL --prompts prompts.jsonl --out trace.duckdb\nprobe app trace.duckdb",
+        )
+        return None
+    path = _pick_trace(paths)
+    try:
+        return _open(path)
+    except FileNotFoundError:
+        ui.full_state(
+            "The trace is not there",
+            f"There is no file {path}. Was it moved or deleted? The page looks again on reload.",
+        )
+    except TraceError as error:
+        _unreadable(path, error)
+    return None
+
+
+def _unreadable(path: str, error: TraceError) -> None:
+    ui.full_state("The trace cannot be read", str(error), f"probe info {path}")
+
+
+def _open(path: str) -> Here | None:
+    trace = data.identify(path)
+    runs = data.runs(trace)
+    if runs.empty:
+        ui.full_state("The trace is empty", f"{trace.name} holds no run yet.", f"probe record MODEL --out {trace.name}")
+        return None
+    run = _pick_run(runs)
+    _image_format()
+    recording = run["status"] in data.RECORDING
+    return Here(trace, run, data.layers(trace, int(run["run_id"])), recording)
+
+
+def _pick_trace(paths: list[str]) -> str:
+    names = {_short(path, paths): path for path in paths}
+    if len(names) == 1:
+        return paths[0]
+    with st.sidebar:
+        name = state.pick("Trace", "trace", list(names), clears=("run", "sequence", "token", "layer", "expert"))
+    return names[name]
+
+
+def _short(path: str, paths: list[str]) -> str:
+    """The file's name; the whole path where two traces have the same name."""
+    same = [other for other in paths if Path(other).name == Path(path).name]
+    return Path(path).name if len(same) == 1 else path
+
+
+def _pick_run(runs: Any) -> dict[str, Any]:
+    rows = {int(row["run_id"]): row for row in runs.to_dict("records")}
+    # What is complete comes before what is not, the newest first.
+    best = sorted(rows, key=lambda run_id: (rows[run_id]["status"] == "complete", run_id))[-1]
+    if len(rows) == 1:
+        return rows[best]
+    with st.sidebar:
+        chosen = state.pick(
+            "Run",
+            "run",
+            list(rows),
+            default=best,
+            shown=lambda run_id: _run_name(rows[run_id]),
+            clears=("sequence", "token", "layer", "expert"),
+        )
+    return rows[chosen]
+
+
+def _run_name(run: dict[str, Any]) -> str:
+    return f"{run['run_id']} · {run['name']} · {date(run['created_at'])} · {count(run['n_tokens'])} tokens"
+
+
+def _image_format() -> None:
+    with st.sidebar:
+        state.pick(
+            "Charts save as",
+            "image",
+            ["svg", "png"],
+            kind="segmented",
+            shown=str.upper,
+            help="The camera button above a chart saves it in this format.",
+        )
+
+
+def _watch(trace: data.TraceFile) -> None:
+    """While more is being recorded: look now and then whether the file has changed, and show the page anew if so."""
+
+    @st.fragment(run_every=REFRESH_SECONDS)
+    def look() -> None:
+        try:
+            changed = data.identify(trace.path) != trace
+        except FileNotFoundError:
+            changed = True  # the page then says that it is gone
+        if changed:
+            st.rerun(scope="app")
+
+    look()

@@ -1,0 +1,189 @@
+"""Tokens: the text as the model saw it, coloured by what a layer's router did; one token through all layers."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from app import charts, data, state, token_table, ui, words
+from app.coloring import BY, colored
+from app.formats import count
+from app.pages import Here, Page
+from app.token_strip import strip_data, token_strip
+from app.token_text import visible
+
+PAGE = Page(name="tokens", title="Tokens", icon=":material/text_fields:", section="Look", order=1)
+WINDOW = 600  # tokens drawn at once; the arrow keys and the buttons go on to the next ones
+NARROW = 4  # experts per token up to which the table leaves room for a chart beside it
+FOUND = 100  # sequences offered at once; the search finds the others
+
+
+def render(here: Here) -> None:
+    ui.heading(
+        f"{here.trace.name}  ·  run {here.run['run_id']}  ·  {here.run['name']}",
+        "Tokens",
+        "The text as the model saw it. Choose a layer to see which expert each token went to; "
+        "click a token, or use the arrow keys, to follow it through all layers.",
+    )
+    sequence = _pick_sequence(here)
+    if sequence is None:
+        return
+    layer, by, expert = _pick_view(here)
+    _strip_and_token(here, sequence, layer, by, expert)
+
+
+def _pick_sequence(here: Here) -> dict[str, Any] | None:
+    labels = data.ask(here.trace, "labels", here.run_id)
+    words_column, label_column, sequence_column = st.columns([0.26, 0.2, 0.54])
+    with words_column:
+        words = state.search("Search", "search", placeholder="words, source or number")
+    with label_column:
+        label = _pick_label(labels)
+    found = data.ask(here.trace, "sequences", here.run_id, words, label, FOUND)
+    rows = {int(row["sequence_id"]): row for row in found.to_dict("records")}
+    linked = state.read_int("sequence")
+    if linked is not None and linked not in rows and not words and label is None:
+        for row in data.ask(here.trace, "sequence", here.run_id, linked).to_dict("records"):
+            rows[linked] = row
+    if not rows:
+        _nothing_found(here, words, label)
+        return None
+    with sequence_column:
+        total = int(found["n_found"].iloc[0])
+        title = f"Sequence ({count(total)} found{f', the first {FOUND} listed' if total > FOUND else ''})"
+        shown = lambda number: _sequence_name(rows[number])  # noqa: E731
+        chosen = state.pick(title, "sequence", list(rows), shown=shown, clears=("token",))
+    return rows[chosen]
+
+
+def _pick_label(labels: pd.DataFrame) -> str | None:
+    if labels.empty:
+        st.selectbox("Label", ["no labels"], disabled=True)
+        return None
+    sizes = dict(zip(labels["label"], labels["n_sequences"], strict=True))
+    shown = lambda label: f"{label} ({count(sizes[label])})" if label else "all"  # noqa: E731
+    return state.pick("Label", "label", ["", *sizes], shown=shown, clears=("sequence", "token")) or None
+
+
+def _nothing_found(here: Here, words: str, label: str | None) -> None:
+    if words or label:
+        ui.note("No sequence has these words and this label. Change the search, or choose all labels.")
+    elif here.recording:
+        ui.note("No sequence has been recorded yet. The page fills by itself while the recording goes on.")
+    else:
+        ui.note("This run holds no sequences.")
+
+
+def _sequence_name(row: dict[str, Any]) -> str:
+    label = f"{row['label']} · " if _given(row["label"]) else ""
+    beginning = visible(row["beginning"][:70]).replace("␣", " ") if _given(row["beginning"]) else "text not kept"
+    return f"{row['sequence_id']} · {label}{count(row['n_tokens'])} tokens · {beginning}"
+
+
+def _pick_view(here: Here) -> tuple[int, str, int | None]:
+    layer_column, by_column, expert_column = st.columns([0.16, 0.5, 0.34])
+    layers = [int(layer) for layer in here.layers["layer"]]
+    with layer_column:
+        layer = state.pick("Layer", "layer", layers, default=layers[len(layers) // 2])
+    with by_column:
+        by = state.pick("Colour", "by", list(BY), kind="segmented", shown=lambda name: BY[name].title)
+    experts = int(here.layers.set_index("layer")["num_experts"].loc[layer])
+    with expert_column:
+        shown = lambda expert: "all tokens" if expert == "" else f"tokens that chose expert {expert}"  # noqa: E731
+        chosen = state.pick("Show", "expert", ["", *range(experts)], shown=shown)
+    return layer, by, None if chosen == "" else int(chosen)
+
+
+@st.fragment
+def _strip_and_token(here: Here, sequence: dict[str, Any], layer: int, by: str, expert: int | None) -> None:
+    number_ = int(sequence["sequence_id"])
+    selected = state.read_int("token")
+    first = _first_of_window(here, number_, selected)
+    window = data.ask(here.trace, "tokens", here.run_id, number_, layer, first, WINDOW)
+    if window.empty:
+        ui.note("This sequence has no tokens in the trace.")
+        return
+    num_experts = int(here.layers.set_index("layer")["num_experts"].loc[layer])
+    view = colored(window, by, num_experts, ui.theme(), only=expert)
+    ui.html(view.legend)
+    positions = window["position"]
+    total = int(sequence["n_tokens"])
+    token_strip(
+        strip_data(
+            view.tokens,
+            selected,
+            kind=view.kind,
+            name=f"{here.trace.path}:{here.run_id}:{number_}:{first}:{here.trace.changed_ns}",
+            label=f"Sequence {number_}, tokens {first + 1} to {first + len(window)} of {total}",
+            outside=_outside(window, first, total),
+        ),
+        on_select=lambda position: state.write(token=position),
+    )
+    if total > WINDOW:
+        _turn_page(first, len(window), total, int(positions.iloc[0]), int(positions.iloc[-1]))
+    _one_token(here, number_, window, selected, total)
+
+
+def _first_of_window(here: Here, sequence: int, selected: int | None) -> int:
+    if not selected or selected < 0:
+        return 0
+    positions = data.ask(here.trace, "positions", here.run_id, sequence)["position"]
+    return int(positions.searchsorted(min(selected, positions.max()))) // WINDOW * WINDOW if len(positions) else 0
+
+
+def _outside(window: pd.DataFrame, first: int, total: int) -> tuple[int | None, int | None]:
+    before = int(window["position"].iloc[0]) - 1 if first else None
+    after = int(window["position"].iloc[-1]) + 1 if first + len(window) < total else None
+    return before, after
+
+
+def _turn_page(first: int, shown: int, total: int, first_position: int, last_position: int) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        back, on = partial(state.write, token=first_position - WINDOW), partial(state.write, token=last_position + 1)
+        st.button("Earlier", icon=":material/chevron_left:", disabled=first == 0, on_click=back)
+        st.button("Later", icon=":material/chevron_right:", disabled=first + shown >= total, on_click=on)
+        ui.quiet(f"tokens {count(first + 1)} to {count(first + shown)} of {count(total)}")
+
+
+def _one_token(here: Here, sequence: int, window: pd.DataFrame, selected: int | None, total: int) -> None:
+    rows = window[window["position"] == selected] if selected is not None else window.iloc[:0]
+    if rows.empty:
+        ui.note("No token chosen. Click one above, or press Tab and use the arrow keys.")
+        return
+    token = rows.iloc[0]
+    through = data.ask(here.trace, "token_layers", here.run_id, sequence, selected)
+    through = here.layers[["layer", "num_experts"]].merge(through, on="layer", how="left")
+    ui.html(token_table.token_heading(token, total))
+    known, narrow = through["entropy"].notna().any(), int(here.layers["top_k"].max()) <= NARROW
+    left, right = st.columns([0.66, 0.34], gap="medium") if known and narrow else (st.container(), st.container())
+    with left:
+        ui.html(token_table.layers_table(through))
+        ui.data_buttons(f"token-{sequence}-{selected}", token_table.rows(through))
+    if known:
+        with right:
+            _unsure(here, sequence, through)
+
+
+def _unsure(here: Here, sequence: int, through: pd.DataFrame) -> None:
+    """Where the routers were less or more sure about this token than about the rest of its sequence."""
+    mean = data.ask(here.trace, "sequence_layers", here.run_id, sequence)
+    frame = through[["layer", "entropy"]].rename(columns={"entropy": "value"})
+    frame = frame.merge(mean[["layer", "entropy", "n"]].rename(columns={"entropy": "mean"}), on="layer", how="left")
+    says = words.token_entropy(frame)
+    st.plotly_chart(
+        charts.token_curve(frame, ui.theme(), name="entropy (nats)"),
+        theme=None,
+        width="stretch",
+        config=charts.modebar("token-entropy", ui.image_format()),
+        key="chart_token_entropy",
+        alt=f"Routing entropy of the chosen token by layer. {says}",
+    )
+    ui.definition([("Entropy", "H = −Σ p ln p over all experts of a layer: 0 = certain."), ("", says)])
+
+
+def _given(value: Any) -> bool:
+    return value is not None and not (isinstance(value, float) and np.isnan(value)) and value != ""

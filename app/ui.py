@@ -1,0 +1,141 @@
+"""The building blocks of every page: heading, tiles, a chart with its definition and rows, and what to say when
+there is nothing to show.
+
+Everything that is put into HTML goes through `escape`: names, labels and text come from traces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import streamlit as st
+
+from app import charts, state
+from app.theme import COLORS
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+STYLE = (Path(__file__).parent / "components" / "page.css").read_text("utf-8")
+
+
+def theme() -> str:
+    """ "light" or "dark", as the page is shown now."""
+    return "dark" if st.context.theme.type == "dark" else "light"
+
+
+def begin() -> None:
+    """The type, spacing and colours of the HTML on this page."""
+    colors = "".join(f"--rw-{name}: {color};" for name, color in COLORS[theme()].items())
+    st.html(f"<style>:root {{{colors}}}\n{STYLE}</style>")
+
+
+def heading(eyebrow: str, title: str, lead: str, badge: tuple[str, str] | None = None) -> None:
+    """Where we are, what it is, one sentence about it. `lead` may hold `<b>` made by `strong`; the rest is escaped."""
+    mark = f'<span class="rw-badge" style="color: var(--rw-{badge[1]})">{escape(badge[0])}</span>' if badge else ""
+    st.html(
+        f'<div class="rw-eyebrow">{escape(eyebrow)}</div><h1 class="rw-title">{escape(title)}{mark}</h1>'
+        f'<p class="rw-lead">{lead}</p>'
+    )
+
+
+def strong(text: Any) -> str:
+    """The text in bold, escaped: for the numbers in a sentence."""
+    return f"<b>{escape(str(text))}</b>"
+
+
+def tiles(entries: Iterable[tuple[str, str, str]]) -> None:
+    """Name, value and a note (unit, exact number) for each of a few numbers."""
+    cells = "".join(
+        f'<div class="rw-tile"><div class="name">{escape(name)}</div><div class="value">{escape(value)}</div>'
+        f'<div class="note">{escape(note)}</div></div>'
+        for name, value, note in entries
+    )
+    st.html(f'<div class="rw-tiles">{cells}</div>')
+
+
+def findings(entries: Iterable[Any]) -> None:
+    """What stands out, in words: cards with `title`, `text` and the `command` that shows it."""
+    cards = "".join(
+        f'<div class="rw-finding"><h4>{escape(found.title)}</h4><p>{escape(found.text)}</p>'
+        f"<code>{escape(found.command or '')}</code></div>"
+        for found in entries
+    )
+    st.html(f'<div class="rw-findings">{cards}</div>')
+
+
+def section(title: str, says: str = "") -> None:
+    """A question as a heading, and its answer in a sentence."""
+    st.html(f'<h2 class="rw-section">{escape(title)}</h2><p class="rw-says">{escape(says)}</p>')
+
+
+def facts(groups: dict[str, dict[str, str]]) -> None:
+    """Named groups of name–value pairs, side by side where there is room."""
+    blocks = ""
+    for title, entries in groups.items():
+        rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in entries.items())
+        blocks += f"<div><h4>{escape(title)}</h4><dl>{rows}</dl></div>"
+    st.html(f'<div class="rw-facts">{blocks}</div>')
+
+
+def html(body: str) -> None:
+    """HTML that a function of this app made, every foreign word in it escaped."""
+    st.html(body)
+
+
+def definition(entries: Sequence[tuple[str, str]]) -> None:
+    """Terms and what they mean, to stand beside a chart."""
+    parts = "".join(f"<p><b>{escape(term)}</b> {escape(meaning)}</p>" for term, meaning in entries)
+    st.html(f'<div class="rw-definition">{parts}</div>')
+
+
+def quiet(text: str) -> None:
+    """A small line beside a control."""
+    st.html(f'<span class="rw-quiet">{escape(text)}</span>')
+
+
+def note(text: str) -> None:
+    """A quiet remark in the place of something that is not there."""
+    st.html(f'<div class="rw-note">{escape(text)}</div>')
+
+
+def full_state(title: str, text: str, command: str = "") -> None:
+    """The whole page is this message: what is wrong or missing, and what to do."""
+    code = f"<pre><code>{escape(command)}</code></pre>" if command else ""
+    st.html(f'<div class="rw-state"><h2>{escape(title)}</h2><p>{escape(text)}</p>{code}</div>')
+
+
+def chart_block(
+    figure: go.Figure, *, name: str, alt: str, meanings: Sequence[tuple[str, str]], rows: pd.DataFrame
+) -> None:
+    """A chart, its definition beside it, and its rows to look at and take away.
+
+    `alt` says in words what the chart shows; `meanings` are pairs of term and meaning; `rows` are what was drawn.
+    """
+    left, right = st.columns([0.74, 0.26], gap="medium")
+    with left:
+        config = charts.modebar(name, image_format())
+        st.plotly_chart(figure, theme=None, width="stretch", config=config, key=f"chart_{name}", alt=alt)
+    with right:
+        definition(meanings)
+        data_buttons(name, rows)
+
+
+def data_buttons(name: str, rows: pd.DataFrame) -> None:
+    """The rows behind a chart: to look at, and as CSV."""
+    with st.container(horizontal=True, gap="small"):
+        with st.popover("Rows", icon=":material/table_rows:"):
+            st.dataframe(rows, hide_index=True, height=min(420, 38 * (len(rows) + 1)))
+        st.download_button(
+            "CSV", lambda: rows.to_csv(index=False).encode(), f"{name}.csv", "text/csv",
+            key=f"csv_{name}", icon=":material/download:", on_click="ignore",
+        )  # fmt: skip
+
+
+def image_format() -> str:
+    """The format the camera button of the charts saves."""
+    return "png" if state.read("image") == "png" else "svg"

@@ -1,0 +1,293 @@
+"""Ask a metric of a trace: stream its routing through `count`, or start from the sums stored with it.
+
+analyze("trace.duckdb", "load", by="label", ci=True)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from probes.errors import ProbeError, UsageError
+from probes.metrics import get
+from probes.metrics.chunk import About, PairedArrays
+from probes.metrics.function import SCORES
+from probes.metrics.registry import Column, Metric
+from probes.metrics.run import run
+from probes.routing import RoutingArrays
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CHUNK_BYTES = 96 * 2**20
+MOST_ROWS = 1_000_000
+PER_LAYER = ("experts", "weights", "logits", "output_norm", "output_absmax")
+PER_TOKEN = ("token_id", "predicted_id", "token", "label")
+COMMON_COLUMNS = (
+    Column("label", "name", "label of the sequences; null = those without one"),
+    Column("token", "name", "token text, or its id where the trace has no text"),
+    Column("ci_low", "as the value", "lower end of the 95 % bootstrap interval over sequences"),
+    Column("ci_high", "as the value", "upper end of the 95 % bootstrap interval over sequences"),
+)
+
+
+def analyze(
+    trace: Any,
+    metric: str,
+    run_id: int | None = None,
+    layers: Any = None,
+    by: str | None = None,
+    **params: Any,
+) -> pd.DataFrame:
+    """The table of one metric over one run of a trace (a path or an open trace).
+
+    layers: the model's own indices, as a sequence or as text ("0-7,12"). by: what to group by ("label"). params: the
+    metric's own options; ci, resamples, seed; for a metric that compares two runs against (a run id) and against_trace.
+    Raises UsageError for a wrong name or value, ProbeError where the trace lacks what the metric needs. `attrs` of the
+    result hold metric, params, run_id and columns.
+    """
+    declared = get(metric)
+    common: dict[str, Any] = {name: params.pop(name) for name in ("ci", "resamples", "seed") if name in params}
+    pair = {name: params.pop(name, None) for name in ("against", "against_trace") if declared.paired}
+    options = declared.checked(params)
+    opened = _opened(trace)
+    source = TraceSource(opened, run_id, layers)
+    named = [options[name] for name in declared.tags]
+    if tags := [name for name in named if "=" in name and name not in source.label_names]:
+        source = TaggedSource(source, named, tags)
+    if declared.paired:
+        source = PairedSource(source, _second(opened, source, **pair))
+    frame = run(declared, source, options, by=by, **common)
+    frame.attrs = {
+        "metric": declared.name,
+        "params": _params(options, {"by": by, "layers": layers, **pair}, common),
+        "run_id": source.run_id,
+        "columns": [_described(declared, name) for name in frame.columns],
+    }
+    return frame
+
+
+def _opened(trace: Any) -> Any:
+    if hasattr(trace, "chunks"):
+        return trace
+    from store.trace import open_trace
+
+    return open_trace(trace)
+
+
+def _params(options: Mapping[str, Any], where: dict[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
+    said = {**where, "layers": None if where["layers"] is None else layers_of(where["layers"]), **common}
+    return {**options, **{name: value for name, value in said.items() if value not in (None, False)}}
+
+
+def _described(metric: Metric, name: str) -> dict[str, str]:
+    found = next((c for c in (*metric.columns, *COMMON_COLUMNS) if c.name == name), None)
+    column = found or Column(name, "", "")
+    return {"name": name, "unit": column.unit, "description": column.description}
+
+
+def layers_of(text: Any) -> list[int]:
+    """Layer indices from "0-3,7" (or from a sequence of numbers).
+
+    >>> layers_of("0-3,7")
+    [0, 1, 2, 3, 7]
+    """
+    if not isinstance(text, str):
+        return [int(x) for x in np.atleast_1d(text)]
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdigit() or (last and not last.isdigit()):
+            raise UsageError(f"--layers takes numbers and ranges such as 0-7 or 0,3,5-7, not {text!r}")
+        found += range(int(first), int(last or first) + 1)
+    return sorted(set(found))
+
+
+class TraceSource:
+    """One run of a trace, as metrics take it: its shape, its labels, its chunks and its stored sums."""
+
+    def __init__(self, trace: Any, run_id: int | None = None, layers: Any = None) -> None:
+        self.trace = trace
+        self.run = trace.run(run_id)
+        self.run_id = int(self.run["run_id"])
+        self.label_names = tuple(trace.label_names(self.run_id))
+        self.n_sequences = int(self.run["n_sequences"])
+        every = trace.layers(self.run_id)
+        every = every[every["is_moe"].astype(bool)].sort_values("layer")
+        rows = every if layers is None else every[every["layer"].isin(_known(layers_of(layers), every["layer"]))]
+        self._all = len(rows) == len(every)
+        self._position = np.flatnonzero(every["layer"].isin(rows["layer"]))
+        self.about = _about(rows, self.run)
+
+    def chunks(self, needs: tuple[str, ...]) -> Iterator[RoutingArrays]:
+        """Whole sequences, at most about CHUNK_BYTES of arrays at a time."""
+        columns = tuple(dict.fromkeys(("experts", *(n.rstrip("?") for n in needs if n.rstrip("?") in PER_LAYER))))
+        layers = None if self._all else [int(x) for x in self.about.layers]
+        empty = {name for name in needs if not name.endswith("?") and name != "label"}
+        for chunk in self.trace.chunks(self.run_id, layers=layers, columns=columns, max_rows=self._rows(columns)):
+            empty -= {name for name in empty if _has_values(chunk.get(name))}
+            yield self._arrays(chunk)
+        if empty:
+            raise ProbeError(f"run {self.run_id} was recorded without {min(empty)}, which this metric needs")
+
+    def _rows(self, columns: tuple[str, ...]) -> int:
+        """(token, layer) rows per chunk."""
+        width = {"logits": 4 * self.about.num_experts, "experts": 2 * self.about.top_k}
+        per_layer = sum(width.get(name, 4 * self.about.top_k) for name in columns)
+        return min(MOST_ROWS, max(4096, CHUNK_BYTES // max(1, per_layer)))
+
+    def _arrays(self, chunk: Mapping[str, Any]) -> RoutingArrays:
+        found = {name: chunk.get(name) for name in (*PER_LAYER[1:], *PER_TOKEN)}
+        found |= {name: None for name in PER_TOKEN if not _has_values(found[name])}
+        return RoutingArrays(
+            experts=chunk["experts"],
+            sequence_id=chunk["sequence_id"],
+            layers=self.about.layers,
+            num_experts=self.about.num_experts,
+            label_names=self.label_names,
+            **found,
+        )
+
+    def aggregates(self) -> Mapping[str, Any] | None:
+        """The additive sums of the run, of the chosen layers; None where the trace has none."""
+        stored = self.trace.aggregates(self.run_id)
+        if not stored:
+            return None
+        # Every position has a row in every layer, with or without routing.
+        seen = (stored["tokens"] + stored["missing"]).max(axis=0)
+        return {name: self._chosen(value) for name, value in stored.items()} | {"seen": seen}
+
+    def _chosen(self, value: Any) -> Any:
+        return value[self._position] if not self._all and isinstance(value, np.ndarray) and value.ndim > 1 else value
+
+
+class TaggedSource(TraceSource):
+    """A run whose sequences are grouped by tags of their metadata ("key=value") in place of labels."""
+
+    def __init__(self, first: TraceSource, names: list[str], tags: list[str]) -> None:
+        self.__dict__.update(first.__dict__)
+        self.label_names = tuple(names)
+        sql = "SELECT sequence_id, label, metadata::VARCHAR AS metadata FROM sequences WHERE run_id = ? ORDER BY 1"
+        rows = self.trace.sql(sql, [self.run_id])
+        self._ids = rows["sequence_id"].to_numpy(np.int64)
+        self._codes = np.full(len(rows), -1, np.int64)
+        for code, name in enumerate(names):
+            mine = _tagged(rows, name) if name in tags else (rows["label"] == name).to_numpy()
+            if not mine.any():
+                raise UsageError(f"no sequence of run {self.run_id} has {name}")
+            if (self._codes[mine] >= 0).any():
+                raise UsageError(f"the sets {names[0]} and {names[1]} share sequences; they must not")
+            self._codes[mine] = code
+
+    def chunks(self, needs: tuple[str, ...]) -> Iterator[RoutingArrays]:
+        """The run's chunks, with the tags in place of the labels."""
+        for arrays in super().chunks(needs):
+            codes = self._codes[np.searchsorted(self._ids, arrays.sequence_id)]
+            yield dataclasses.replace(arrays, label=codes, label_names=self.label_names)
+
+    def aggregates(self) -> None:
+        """The stored sums are by label."""
+        return None
+
+
+def _tagged(rows: Any, tag: str) -> np.ndarray:
+    key, _, value = tag.partition("=")
+    found = [json.loads(text) if isinstance(text, str) else None for text in rows["metadata"]]
+    return np.array([isinstance(d, dict) and key in d and _spelled(d[key]) == value for d in found], bool)
+
+
+def _spelled(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _second(trace: Any, first: TraceSource, against: int | None, against_trace: Any) -> TraceSource:
+    """The run to compare with: it has the same layers, experts and k, or the comparison makes no sense."""
+    if against is None and against_trace is None:
+        raise UsageError("this compares two runs: give --against RUN (or --against-trace TRACE)")
+    other = TraceSource(trace if against_trace is None else _opened(against_trace), against, first.about.layers)
+    a, b = first.about, other.about
+    if (a.num_experts, a.top_k) != (b.num_experts, b.top_k):
+        shapes = f"{a.top_k} of {a.num_experts} experts against {b.top_k} of {b.num_experts}"
+        raise ProbeError(f"the runs are of different models: {shapes}")
+    return other
+
+
+class PairedSource(TraceSource):
+    """Two runs of the same tokens, read side by side, some whole sequences at a time."""
+
+    def __init__(self, first: TraceSource, other: TraceSource) -> None:
+        self.__dict__.update(first.__dict__)
+        self.other = other
+
+    def chunks(self, needs: tuple[str, ...]) -> Iterator[RoutingArrays]:
+        """The first run's chunks, each with what the other run chose for the same tokens."""
+        own = tuple(name for name in needs if not name.startswith("other_"))
+        logits = ("logits?",) if "other_logits?" in needs else ()
+        for arrays in super().chunks((*own, "token_id?")):
+            wanted = np.unique(arrays.sequence_id).tolist()
+            columns = ("experts", *(name.rstrip("?") for name in logits))
+            layers = [int(x) for x in self.about.layers]
+            where = {"layers": layers, "columns": columns, "sequences": wanted, "max_rows": 2**62}
+            parts = list(self.other.trace.chunks(self.other.run_id, **where))
+            other = {name: np.concatenate([p[name] for p in parts]) for name in (*columns, "sequence_id", "token_id")}
+            self._same_tokens(arrays, other)
+            fields = {f.name: getattr(arrays, f.name) for f in dataclasses.fields(arrays)}
+            yield PairedArrays(**fields, other_experts=other["experts"], other_logits=other.get("logits"))
+
+    def _same_tokens(self, arrays: RoutingArrays, other: Mapping[str, np.ndarray]) -> None:
+        same = np.array_equal(arrays.sequence_id, other["sequence_id"])
+        if same and arrays.token_id is not None:
+            same = np.array_equal(arrays.token_id, other["token_id"])
+        if not same:
+            first = int(arrays.sequence_id[0])
+            raise ProbeError(
+                f"runs {self.run_id} and {self.other.run_id} are not of the same tokens (from sequence {first} on): "
+                "record the same prompts with the same tokenizer"
+            )
+
+
+def _has_values(values: Any) -> bool:
+    """Something recorded: a number that is not NaN, an id that is not −1, a text that is not None."""
+    if values is None or not len(values):
+        return False
+    if values.dtype.kind == "f":
+        return not np.isnan(values).all()
+    return bool((values >= 0).any()) if values.dtype.kind in "iu" else any(v is not None for v in values)
+
+
+def _known(wanted: list[int], layers: Any) -> list[int]:
+    missing = sorted(set(wanted) - set(layers.tolist()))
+    if missing:
+        raise UsageError(f"--layers: the run has no MoE layer {missing[0]}; it has {_ranges(sorted(layers.tolist()))}")
+    return wanted
+
+
+def _ranges(numbers: list[int]) -> str:
+    if numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{numbers[0]}-{numbers[-1]}"
+    return ", ".join(map(str, numbers))
+
+
+def _about(rows: Any, run_row: Mapping[str, Any]) -> About:
+    if not len(rows):
+        raise ProbeError("the run has no MoE layers")
+    gating = rows["gating"].fillna("").astype(str).str.lower()
+    depth = run_row.get("num_layers")
+    return About(
+        layers=rows["layer"].to_numpy(np.int64),
+        num_experts=int(rows["num_experts"].max()),
+        top_k=int(rows["top_k"].max()),
+        scores=tuple(_score_rule(text) for text in gating),
+        num_hidden_layers=int(depth) if depth is not None and depth == depth else None,
+    )
+
+
+def _score_rule(gating: str) -> str:
+    stated = gating.partition(":")[0].strip()
+    if stated in SCORES:
+        return stated
+    return next((rule for rule in ("sqrtsoftplus", "sigmoid") if rule in gating), "softmax")

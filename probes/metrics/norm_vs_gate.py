@@ -1,0 +1,89 @@
+"""Does the router prefer the experts that say most?
+
+One token: the first expert by gate has the second-largest output, and the other way round: ρ = −1.
+
+>>> from probes import metrics
+>>> t = metrics.norm_vs_gate([[3, 5]], num_experts=8, output_norm=[[1.0, 2.0]])
+>>> t[["gate_rank", "norm_rank", "n"]].values.tolist()
+[[1, 1, 0], [1, 2, 1], [2, 1, 1], [2, 2, 0]]
+>>> float(metrics.norm_vs_gate([[3, 5]], num_experts=8, output_norm=[[1.0, 2.0]], summary=True).spearman[0])
+-1.0
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from probes.metrics.chunk import About, Chunk
+from probes.metrics.registry import Column, Counts, Metric, Option, Options
+from probes.metrics.tables import axes, coverage, grid, ratio
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def count(chunk: Chunk, options: Options) -> Counts:
+    """ranks [G, L, k, k]: tokens whose expert of gate rank i has norm rank j. Equal norms rank in gate order."""
+    groups, _, layers, k, _ = chunk.shape
+    ranks = np.zeros((groups, layers, k, k), np.int64)
+    for i in range(layers):
+        norms = np.asarray(chunk.arrays.output_norm)[:, i]
+        at = np.flatnonzero(chunk.routed[:, i] & ~np.isnan(norms).any(axis=-1))
+        order = np.argsort(-norms[at], axis=-1, kind="stable")
+        place = np.empty_like(order)
+        np.put_along_axis(place, order, np.broadcast_to(np.arange(k), order.shape), axis=-1)
+        np.add.at(ranks[:, i], (chunk.group[at][:, None], np.arange(k)[None], place), 1)
+    return {"ranks": ranks, "n_tokens": ranks[:, :, 0].sum(axis=-1)}
+
+
+def estimate(counts: Counts, options: Options, about: About) -> np.ndarray:
+    """share of the gate rank's tokens [..., L, k, k], or spearman [..., L] of a summary."""
+    ranks = counts["ranks"]
+    return spearman(ranks) if options["summary"] else ratio(ranks, ranks.sum(axis=-1, keepdims=True))
+
+
+def spearman(ranks: np.ndarray) -> np.ndarray:
+    """Correlation of both ranks over all slots, [...] from counts [..., k, k]: the mean of the tokens' own ρ."""
+    k = ranks.shape[-1]
+    centred = np.arange(k) - (k - 1) / 2
+    together = np.einsum("...ij,i,j->...", ranks, centred, centred)
+    return ratio(together, (centred**2).sum() * ranks.sum(axis=(-2, -1)) / k)
+
+
+def table(counts: Counts, options: Options, about: About) -> pd.DataFrame:
+    """One row per (layer, gate rank, norm rank), or with `summary` per layer."""
+    value = estimate(counts, options, about)
+    if options["summary"]:
+        return grid(axes(about, "layer"), {"spearman": value, **coverage(counts)})
+    ranks = np.arange(1, about.top_k + 1)
+    columns = {"n": counts["ranks"], "share": value, **coverage(counts)}
+    return grid({**axes(about, "layer"), "gate_rank": ranks, "norm_rank": ranks}, columns)
+
+
+METRIC = Metric(
+    name="norm_vs_gate",
+    title="Output norm against gate score",
+    question="Does the router prefer the experts with the largest outputs?",
+    formula="over the chosen experts of each token: rank by gate score (1 = highest) against rank by output norm "
+    "(1 = largest; equal norms in gate order); spearman = correlation of the two ranks over all slots",
+    source="arXiv 2406.18219",
+    options=(Option("summary", bool, False, "Spearman's correlation, one row per layer"),),
+    needs=("output_norm",),
+    columns=(
+        Column("layer", "index", "the model's own layer index", 0),
+        Column("gate_rank", "rank", "by gate score, 1 = highest", 1),
+        Column("norm_rank", "rank", "by output norm, 1 = largest", 1),
+        Column("n", "tokens", "tokens with this pair of ranks", 0),
+        Column("share", "share", "of the tokens of this gate rank", 0, 1),
+        Column("spearman", "correlation", "−1 opposite, 1 same order; null with one expert per token (summary)", -1, 1),
+        Column("n_tokens", "tokens", "tokens with output norms", 0),
+        Column("missing_share", "share", "positions without routing or norms", 0, 1),
+    ),
+    count=count,
+    table=table,
+    estimate=estimate,
+    value="share",
+    laws=("expert_permutation", "token_order", "sequence_order", "range", "additivity", "missing", "duplication"),
+)

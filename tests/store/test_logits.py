@@ -1,0 +1,77 @@
+"""Packed logits: every pattern there is comes back, in Python and in SQL; probabilities are those of the definition."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from store import database
+from store.aggregate import scores_of
+from store.encode import pack_logits, unpack_logits, widen
+from store.trace import open_trace
+from tests.store.made import Plan, write
+
+ALL = np.arange(65_536, dtype=np.uint16)
+
+
+def patterns(kind):
+    """All 65,536 patterns, each beside a random other, with an odd width."""
+    others = np.random.default_rng(0).permutation(ALL)
+    bits = np.stack([ALL, others, others[::-1]], axis=1)
+    return bits if kind == "bfloat16" else bits.view(np.float16)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+def test_packing_is_lossless_for_every_pattern(kind):
+    values = patterns(kind)
+    back = unpack_logits(pack_logits(values), values.dtype, 3)
+    np.testing.assert_array_equal(back.view(np.uint16), values.view(np.uint16))
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+def test_sql_shows_the_exact_value_of_every_pattern(kind):
+    values = patterns(kind)
+    con = database.memory()
+    con.execute(database.views_sql())
+    con.register("words", pa.table({"i": np.arange(len(values)), "w": pa.array(list(pack_logits(values)))}))
+    query = f"SELECT [raw.{kind}_at(w, j) FOR j IN range(3)] AS x FROM words ORDER BY i"
+    shown = con.sql(query).to_arrow_table()["x"].combine_chunks().flatten().to_numpy().reshape(-1, 3)
+    np.testing.assert_array_equal(shown.view(np.uint32), widen(values).view(np.uint32))
+
+
+def test_typical_bfloat16_logits_take_26_bits_of_32():
+    values = np.random.default_rng(0).standard_normal((1000, 64)).astype(np.float32)
+    words = pack_logits((values.view(np.uint32) >> 16).astype(np.uint16))
+    assert words.max() < 1 << 26
+
+
+@pytest.mark.parametrize("spread", [1.0, 200.0])
+def test_softmax(spread):
+    logits = np.random.default_rng(0).standard_normal((500, 12)).astype(np.float32) * np.float32(spread)
+    scores, share = scores_of(logits, "softmax")
+    exact = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(scores * share[:, None], exact / exact.sum(axis=1, keepdims=True), rtol=2e-5, atol=1e-30)
+
+
+def test_sigmoid_scores_sum_to_one():
+    logits = np.array([[0.0, 2.0, -200.0]], dtype=np.float32)
+    scores, share = scores_of(logits, "sigmoid, bias")
+    p = (scores * share[:, None])[0]
+    np.testing.assert_allclose(p, [0.5 / (0.5 + 0.880797), 0.880797 / (0.5 + 0.880797), 0], atol=1e-6)
+
+
+def test_router_logits_view(tmp_path):
+    plan = Plan(logits="float32", logit_rate=0.5)
+    batches = write(tmp_path / "t.duckdb", plan, batches=2)
+    frame = open_trace(tmp_path / "t.duckdb").sql(
+        "SELECT * FROM router_logits WHERE layer = 2 ORDER BY sequence_id, position, expert"
+    )
+    rows = [next(r for r in b.layers if r.layer == 2) for b in batches]
+    logits = np.concatenate([r.logits[r.logits_kept] for r in rows]).astype(np.float64)
+    experts = np.concatenate([r.experts[r.logits_kept] for r in rows])
+    np.testing.assert_array_equal(frame.logit.to_numpy().reshape(-1, 16), logits.astype(np.float32))
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(
+        frame.probability.to_numpy().reshape(-1, 16), p / p.sum(axis=1, keepdims=True), rtol=1e-5
+    )
+    chosen = (experts[:, :, None] == np.arange(16)).any(axis=1)
+    np.testing.assert_array_equal(frame.chosen.to_numpy().reshape(-1, 16), chosen)
