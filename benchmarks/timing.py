@@ -2,7 +2,7 @@
 
 Each round runs every variant once, in an order that rotates from round to round. What is reported is the median of the
 per-round ratios with its quartiles, never a ratio of two times taken minutes apart. A round during which other
-processes took more than a little of the machine is run again, up to `PATIENCE` times as many rounds as asked for in all;
+processes took more than a little of the machine is run again, up to `PATIENCE` times as many rounds as asked for;
 then the least disturbed ones count, and the report says how disturbed they were.
 """
 
