@@ -15,7 +15,7 @@ from benchmarks.scale import Scale
 from benchmarks.storage import made_batches, write
 from benchmarks.timing import Timings, interleave, plain
 from probes import metrics
-from probes.analyze import analyze
+from probes.analysis import analyze
 from probes.metrics.registry import discover
 from store.trace import open_trace
 

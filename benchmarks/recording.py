@@ -16,7 +16,7 @@ from benchmarks.results import Row, Section, Table, ratio_row
 from benchmarks.scale import Scale
 from benchmarks.timing import Variant, Work, interleave, plain
 from probes.prompts import Prompt, Prompts
-from probes.record import options_from, prepare, record
+from probes.recording.record import options_from, prepare, record
 from probes.recording.session import feeder, pad
 
 LEVELS = {"logits": "logits,weights", "all": "weights,logits,norms,predictions"}
