@@ -243,11 +243,29 @@ def remove(path: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
+def stamp(path: Path) -> tuple[int, ...] | None:
+    """What changes when the file does; None where there is none. A commit moves its time, a new file its number."""
+    try:
+        stats = [path.stat(), *(log.stat() for log in (Path(f"{path}.wal"),) if log.exists())]
+    except OSError:
+        return None
+    return tuple(number for s in stats for number in (s.st_ino, s.st_mtime_ns, s.st_size))
+
+
+# Files that were found to have the present schema, as they were then: a page opens the same trace again and again.
+_present: dict[Path, tuple[tuple[int, ...], int]] = {}
+
+
 def upgrade(path: Path, wait: float | None = None) -> None:
     """Check that `path` is a trace and bring it to the present schema where it is older."""
     if path.is_dir():
         raise TraceError(f"{path}: is a directory")
+    where, found = path.resolve(), stamp(path)
+    if found is not None and _present.get(where) == (found, latest_version()):
+        return
     if read(path, lambda con: schema_version(con, path), wait) == latest_version():
+        if found is not None:
+            _present[where] = (found, latest_version())
         return
     con = connect(path, read_only=False, wait=wait)
     try:
@@ -297,12 +315,19 @@ def writing(path: str | os.PathLike[str], wait: float | None = None) -> Iterator
         _quietly(con.close)
 
 
-def read(path: str | os.PathLike[str], ask: Callable[[Any], T], wait: float | None = None) -> T:
-    """Open, ask, close."""
+@contextmanager
+def reading(path: str | os.PathLike[str], wait: float | None = None) -> Iterator[Any]:
+    """A connection for reading, with DuckDB's errors in our words; closed after the block."""
     con = connect(path, read_only=True, wait=wait)
     try:
-        return ask(con)
+        yield con
     except duckdb.Error as error:
         raise explain(error, path) from error
     finally:
         con.close()
+
+
+def read(path: str | os.PathLike[str], ask: Callable[[Any], T], wait: float | None = None) -> T:
+    """Open, ask, close."""
+    with reading(path, wait) as con:
+        return ask(con)

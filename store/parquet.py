@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,11 @@ class ParquetTrace(Trace):
             raise database.explain(error, self.path) from error
         finally:
             con.close()
+
+    @contextmanager
+    def together(self) -> Iterator[Trace]:
+        """Itself: what is in memory stays open anyway."""
+        yield self
 
 
 _opened: dict[Path, tuple[tuple[int, int], ParquetTrace]] = {}

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ class Trace:
     def __init__(self, path: Path, wait: float = database.READ_WAIT):
         self.path, self.wait = path, wait
         self._vocabulary: dict[int, tuple[int, dict[int, str]]] = {}
+        self._statuses: tuple[tuple[int, ...] | None, dict[int, str]] | None = None
+        self._connection: Any = None
 
     def __repr__(self) -> str:
         return f"Trace({str(self.path)!r})"
@@ -46,7 +50,19 @@ class Trace:
 
     def ask(self, question: Any) -> Any:
         """`question(connection)` on a connection that is open only meanwhile."""
+        if self._connection is not None:
+            return question(self._connection)
         return database.read(self.path, question, self.wait)
+
+    @contextmanager
+    def together(self) -> Iterator[Trace]:
+        """The same trace with one connection for several questions: opening takes longer than most answers.
+
+        Short blocks only, and none around `chunks`: a reader shuts a recording out for as long as it has the file.
+        """
+        held = copy(self)
+        with database.reading(self.path, self.wait) as held._connection:
+            yield held
 
     def sql(self, sql: str, params: Sequence[Any] | None = None) -> Any:
         """DataFrame of a query of our own (people's SQL goes through store.sandbox)."""
@@ -63,16 +79,19 @@ class Trace:
     def run(self, run_id: int | None = None) -> dict[str, Any]:
         """One run as a dict; without a number the newest complete one, or else the newest."""
         frame = self.runs()
-        if frame.empty:
+        found = self._chosen(run_id, dict(zip(frame.run_id.tolist(), frame.status, strict=True)))
+        row = frame[frame.run_id == found].iloc[0]
+        return {str(k): _plain(v) for k, v in row.to_dict().items()}
+
+    def _chosen(self, run_id: int | None, statuses: dict[int, str]) -> int:
+        if not statuses:
             raise TraceError(f"{self.path}: no run in it yet")
         if run_id is None:
-            complete = frame[frame.status == "complete"]
-            row = (complete if len(complete) else frame).iloc[-1]
-        elif run_id in set(frame.run_id):
-            row = frame[frame.run_id == run_id].iloc[0]
-        else:
-            raise TraceError(f"{self.path}: no run {run_id}; there are: {', '.join(map(str, frame.run_id))}")
-        return {str(k): _plain(v) for k, v in row.to_dict().items()}
+            complete = [run for run, status in statuses.items() if status == "complete"]
+            return (complete or list(statuses))[-1]
+        if run_id not in statuses:
+            raise TraceError(f"{self.path}: no run {run_id}; there are: {', '.join(map(str, statuses))}")
+        return int(run_id)
 
     def layers(self, run_id: int | None = None) -> Any:
         """DataFrame of the view `layers` for one run."""
@@ -115,7 +134,12 @@ class Trace:
             yield self.ask(lambda con, g=group, v=vocabulary: read_chunk(con, run, info, g, columns, v))
 
     def _id(self, run_id: int | None) -> int:
-        return int(self.run(run_id)["run_id"])
+        """As `run`, without reading what the run is; asked again only when the file has changed."""
+        now = database.stamp(self.path)
+        if self._statuses is None or self._statuses[0] != now:
+            rows = self.ask(lambda con: con.execute(queries.STATUSES).fetchall())
+            self._statuses = (now, dict(rows))
+        return self._chosen(run_id, self._statuses[1])
 
     def _chosen_layers(self, run: int, layers: Sequence[int] | None) -> Any:
         frame = self.layers(run)

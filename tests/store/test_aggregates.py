@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from store import database
 from store.batch import Batch, LayerInfo, LayerRows
 from store.errors import TraceError
 from store.trace import open_trace
@@ -144,3 +145,39 @@ def test_too_many_labels_are_refused(tmp_path, monkeypatch):
     plan = Plan(labels=tuple(f"unique {i}" for i in range(3000)), sequences=50, length=2)
     with pytest.raises(TraceError, match="labels are too many"):
         write(tmp_path / "t.duckdb", plan, batches=20)
+
+
+def test_a_run_without_rows_has_empty_sums(tmp_path):
+    """A recording that has just begun can be looked at."""
+    writer = TraceWriter.create(tmp_path / "t.duckdb", RUN, Plan().infos)
+    found = open_trace(tmp_path / "t.duckdb").aggregates()
+    writer.abort()
+    assert found["count"].shape == (3, 16, 1)
+    assert not found["count"].any()
+    assert not found["tokens"].any()
+    assert np.isnan(found["max_abs_output"]).all()
+    assert (found["max_output_position"] == -1).all()
+    assert not found["coactivation"].any()
+
+
+def test_questions_asked_together_open_the_file_once(trace, monkeypatch):
+    opened = []
+    connect = database.connect
+    monkeypatch.setattr(database, "connect", lambda *a, **k: opened.append(a) or connect(*a, **k))
+    with trace.together() as held:
+        alone = (held.run(), held.label_names(), held.layers(1), held.aggregates(1))
+    assert len(opened) == 1
+    assert alone[0] == trace.run()
+    assert alone[1] == trace.label_names()
+    assert (alone[3]["count"] == trace.aggregates()["count"]).all()
+
+
+def test_a_new_run_is_noticed(tmp_path):
+    path = tmp_path / "t.duckdb"
+    write(path, batches=1)
+    trace = open_trace(path)
+    assert trace._id(None) == 1
+    write(path, batches=1)
+    assert trace._id(None) == 2
+    with pytest.raises(TraceError, match="no run 3; there are: 1, 2"):
+        trace.layers(3)
