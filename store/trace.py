@@ -20,7 +20,9 @@ import numpy as np
 from store import database, queries
 from store.chunks import COLUMNS, read_chunk, sequence_groups
 from store.errors import TraceError
+from store.moments import Moments
 from store.resume import is_alive
+from store.router_inputs import read_router_inputs
 from store.totals import read_aggregates
 
 MAX_ROWS = 400_000
@@ -107,6 +109,17 @@ class Trace:
         run = self._id(run_id)
         return self.ask(lambda con: read_aggregates(con, run))
 
+    def moments(self, run_id: int | None = None) -> dict[int, Any]:
+        """layer -> (count [E], mean [E, H], m2 [E, H]) of the experts' output vectors; empty where not kept."""
+        run, kept = self._id(run_id), Moments()
+        self.ask(lambda con: kept.load(con, run))
+        return kept.layers
+
+    def router_inputs(self, run_id: int | None = None) -> dict[int, Any]:
+        """layer -> (count [E], sum [E, H], products [H, H]) of the router inputs; empty where not kept."""
+        run = self._id(run_id)
+        return self.ask(lambda con: read_router_inputs(con, run))
+
     def chunks(
         self,
         run_id: int | None = None,
@@ -119,7 +132,8 @@ class Trace:
 
         Each chunk is a dict: sequence_id, position, label, token_id, predicted_id, phase [T] (-1: none), logprob [T],
         token [T] object, layers [L], and of `columns`: experts int16 [T, L, k]; weights, output_norm, output_absmax
-        float32 [T, L, k]; logits float32 [T, L, E]; entropy, margin, input_absmax float32 [T, L]. Missing is -1 or NaN.
+        float32 [T, L, k]; logits float32 [T, L, E]; entropy, margin, input_absmax, similarity, hidden_absmax,
+        hidden_absmedian float32 [T, L]. Missing is -1 or NaN.
         Layers with fewer experts or a smaller k are filled up the same way.
         """
         run = self._id(run_id)

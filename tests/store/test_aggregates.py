@@ -172,6 +172,37 @@ def test_questions_asked_together_open_the_file_once(trace, monkeypatch):
     assert (alone[3]["count"] == trace.aggregates()["count"]).all()
 
 
+def test_router_inputs_add_up_over_batches(tmp_path):
+    path = tmp_path / "t.duckdb"
+    batches = write(path, Plan(outputs=True), batches=4)
+    stored = open_trace(path).router_inputs()
+    assert set(stored) == {1, 2, 4}
+    for layer, sums in stored.items():
+        for i, values in enumerate(sums):
+            expected = sum(batch.router_inputs[layer][i] for batch in batches)
+            np.testing.assert_allclose(values, expected, rtol=1e-12)
+    count, total, _ = stored[2]
+    shown = open_trace(path).sql("SELECT mean FROM router_inputs WHERE layer = 2 ORDER BY expert")["mean"]
+    np.testing.assert_allclose(shown[0], total[0] / count[0])
+
+
+def test_the_measured_stream_comes_back_where_it_was(tmp_path):
+    path = tmp_path / "t.duckdb"
+    batches = write(path, Plan(outputs=True), batches=3)
+    names = ("similarity", "hidden_absmax", "hidden_absmedian")
+    chunks = list(open_trace(path).chunks(columns=("experts", *names), max_rows=60))
+    assert len(chunks) > 1
+    for name in names:
+        got = np.concatenate([chunk[name] for chunk in chunks])
+        made = np.concatenate([np.stack([getattr(r, name) for r in b.layers], axis=1) for b in batches])
+        np.testing.assert_array_equal(got, made)
+    write(tmp_path / "bare.duckdb", Plan(), batches=1)
+    bare = open_trace(tmp_path / "bare.duckdb")
+    assert bare.router_inputs() == {}
+    assert bare.moments() == {}
+    assert all(np.isnan(chunk["similarity"]).all() for chunk in bare.chunks(columns=("similarity",)))
+
+
 def test_a_new_run_is_noticed(tmp_path):
     path = tmp_path / "t.duckdb"
     write(path, batches=1)

@@ -417,6 +417,12 @@ def expert_importance(case: Case) -> Rows:
             products = [a * b for a, b in zip(w, o, strict=True)]
             values = {"frequency": len(at), "soft_frequency": sum(w), "ean": sum(o)}
             values |= {"ean_mean": ratio(sum(o), len(o)), "reap": ratio(sum(products), len(o))}
+            turned = [max(1 - case["similarity"][t, i], 0) for t, _ in at]
+            values["easy_ep"] = sum(a * b for a, b in zip(products, turned, strict=True))
+            n = case["output_count"][i, e]
+            variance = [m / (n - 1) if n > 1 else NAN for m in case["output_m2"][i, e]]
+            values["mone_variance"] = math.sqrt(sum(v * v for v in variance))
+            values["mone"] = math.sqrt(sum(variance)) * ratio(sum(w), len(tokens(case, i)))
             values["max_activation"] = max(top, default=NAN)
             for criterion, value in values.items():
                 rows[layer, e, criterion] = {"importance": value}
@@ -431,6 +437,14 @@ def super_experts(case: Case, depth: int, percentile: float = 99.5) -> Rows:
                 v = case["output_absmax"][t, i, r]
                 if (layer, e) not in largest or v > largest[layer, e][0]:
                     largest[layer, e] = (v, t)
+    inputs: dict[Any, float] = {}
+    massive = {}
+    for i, layer in layers(case):
+        at = tokens(case, i)
+        massive[layer] = max((case["hidden_absmax"][t, i] / case["hidden_absmedian"][t, i] for t in at), default=NAN)
+        for t in at:
+            for e in case["experts"][t, i].tolist():
+                inputs[layer, e] = max(case["input_absmax"][t, i], inputs.get((layer, e), 0))
     scope = [v for (layer, _), (v, _) in largest.items() if layer < round(0.75 * depth)]
     limit = max(np.percentile(scope, percentile), max(scope) // 10) if scope else NAN
     rows = {}
@@ -439,6 +453,7 @@ def super_experts(case: Case, depth: int, percentile: float = 99.5) -> Rows:
             v, t = largest.get((layer, e), (NAN, None))
             inside = layer < round(0.75 * depth)
             row = {"max_abs_output": v, "is_super": bool(v > limit and inside)}
+            row |= {"max_abs_input": inputs.get((layer, e), NAN), "massive_activation_ratio": massive[layer]}
             rows[layer, e] = row | {"token": None if t is None else case["token"][t]}
     return rows
 
