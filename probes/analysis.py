@@ -14,7 +14,7 @@ import numpy as np
 
 from probes.errors import ProbeError, UsageError
 from probes.metrics import get
-from probes.metrics.chunk import MOMENTS, About, PairedArrays
+from probes.metrics.chunk import MOMENTS, WEIGHTS, About, PairedArrays
 from probes.metrics.function import PER_TOKEN_LAYER, SCORES
 from probes.metrics.registry import LEVELS, Column, Metric
 from probes.metrics.run import run
@@ -135,7 +135,8 @@ class TraceSource:
         """Whole sequences, at most about CHUNK_BYTES of arrays at a time."""
         columns = tuple(dict.fromkeys(("experts", *(n.rstrip("?") for n in needs if n.rstrip("?") in PER_LAYER))))
         layers = None if self._all else [int(x) for x in self.about.layers]
-        whole = self._moments() if set(MOMENTS) & set(needs) else {}
+        whole: dict[str, Any] = self._moments() if set(MOMENTS) & set(needs) else {}
+        whole |= self._weights() if set(WEIGHTS) & set(needs) else {}
         empty = {name for name in needs if not name.endswith("?") and name != "label"} - set(whole)
         for chunk in self.trace.chunks(self.run_id, layers=layers, columns=columns, max_rows=self._rows(columns)):
             empty -= {name for name in empty if _has_values(chunk.get(name))}
@@ -152,6 +153,22 @@ class TraceSource:
             return ProbeError(text)
         asked = level if self.asked is None else f"for={self.asked[0].name}"
         return ProbeError(f"{text}: record again with --capture {asked}" + (f" (level {level})" if self.asked else ""))
+
+    def _weights(self) -> Mapping[str, Any]:
+        """Weights of the model that was recorded, which a trace does not hold."""
+        from probes.weights import open_weights
+
+        model = None if self.asked is None else self.asked[1].get("model")
+        if model is None:
+            raise UsageError("this kind reads the model's weights: give --model FOLDER")
+        return open_weights(model, [int(layer) for layer in self.about.layers])
+
+    def _router_inputs(self) -> dict[int, Any]:
+        kept = self.trace.router_inputs(self.run_id)
+        chosen = {int(layer): kept[int(layer)] for layer in self.about.layers if int(layer) in kept}
+        if not chosen:
+            raise self._missing("router_input")
+        return chosen
 
     def _moments(self) -> dict[str, np.ndarray]:
         """count [L, E], mean and m2 [L, E, H] of the output vectors; experts a layer lacks have count 0."""
@@ -196,7 +213,10 @@ class TraceSource:
             return None
         # Every position has a row in every layer, with or without routing.
         seen = (stored["tokens"] + stored["missing"]).max(axis=0)
-        return {name: self._chosen(value) for name, value in stored.items()} | {"seen": seen}
+        found = {name: self._chosen(value) for name, value in stored.items()} | {"seen": seen}
+        if self.asked is not None and "router_input" in self.asked[0].needed(dict(self.asked[1])):
+            found["router_inputs"] = self._router_inputs()
+        return found
 
     def _chosen(self, value: Any) -> Any:
         return value[self._position] if not self._all and isinstance(value, np.ndarray) and value.ndim > 1 else value

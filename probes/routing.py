@@ -71,6 +71,7 @@ class RoutingArrays:
     router_input  [T, L, H] float or None: what the router received
     output_count [L, E], output_mean, output_m2 [L, E, H] or None: over the whole run, how many output vectors an expert
                   gave, their mean, and the sum of squared differences from it
+    router_weight [L, E, H], expert_weight [L, E, N, W] or None: of the model; one layer at a time is read
     token_id, predicted_id  [T] int or None;  token  [T] str or None
     label         [T] int or None: index into `label_names` (-1 = no label); constant within a sequence
     """
@@ -91,6 +92,8 @@ class RoutingArrays:
     output_count: np.ndarray | None = None
     output_mean: np.ndarray | None = None
     output_m2: np.ndarray | None = None
+    router_weight: Any = None
+    expert_weight: Any = None
     token_id: np.ndarray | None = None
     predicted_id: np.ndarray | None = None
     token: np.ndarray | None = None

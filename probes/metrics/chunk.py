@@ -143,7 +143,8 @@ def by_group(values: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray
 
 
 MOMENTS = ("output_count", "output_mean", "output_m2")
-_WHOLE = ("layers", "num_experts", "label_names", *MOMENTS)
+WEIGHTS = ("router_weight", "expert_weight")
+_WHOLE = ("layers", "num_experts", "label_names", *MOMENTS, *WEIGHTS)
 
 
 def cut(arrays: RoutingArrays, a: int, b: int) -> RoutingArrays:

@@ -10,7 +10,7 @@ import numpy as np
 
 from probes.errors import ProbeError, UsageError, unknown
 from probes.metrics.bootstrap import RESAMPLES, SEED
-from probes.metrics.chunk import MOMENTS, About, PairedArrays, cut, sequence_starts
+from probes.metrics.chunk import MOMENTS, WEIGHTS, About, PairedArrays, cut, sequence_starts
 from probes.metrics.registry import Metric
 from probes.metrics.run import run
 from probes.routing import NO_EXPERT, RoutingArrays
@@ -35,6 +35,8 @@ ARRAYS = (
     ("output_count", "[L, E] how many output vectors of each expert were seen"),
     ("output_mean", "[L, E, H] their mean"),
     ("output_m2", "[L, E, H] sum of squared differences from that mean"),
+    ("router_weight", "[L, E, H] rows of the router's weight"),
+    ("expert_weight", "[L, E, N, W] weights of each expert's neurons"),
     ("token_id", "[T] token ids"),
     ("predicted_id", "[T] the model's most likely next token"),
     ("token", "[T] token text"),
@@ -151,6 +153,8 @@ def _shaped(name: str, value: Any, ids: np.ndarray, num_experts: int) -> np.ndar
     elif name in PER_TOKEN_LAYER:
         array = array[:, None] if array.ndim == 1 and ids.shape[1] == 1 else array
         expected = ids.shape[:2]
+    elif name in WEIGHTS:
+        expected = (ids.shape[1], num_experts, *array.shape[2:])
     elif name in MOMENTS:
         expected = (ids.shape[1], num_experts, *array.shape[2:3])
     elif name == "router_input":

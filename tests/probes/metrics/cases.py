@@ -13,7 +13,9 @@ PER_TOKEN = {
     *("input_absmax", "similarity", "hidden_absmax", "hidden_absmedian", "router_input"),
 }
 PER_LAYER = ("input_absmax", "similarity", "hidden_absmax", "hidden_absmedian", "router_input")
-PER_EXPERT = ("output_count", "output_mean", "output_m2")
+PER_EXPERT = ("output_count", "output_mean", "output_m2", "router_weight", "expert_weight")
+# What a neutral file of routing cannot hold, so that traces made from one lack it.
+NOT_IN_A_FILE = {*PER_LAYER, *PER_EXPERT}
 
 # Options without which a metric makes no sense, or that make a small case interesting.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -30,6 +32,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "alpha": 0.7,
     },
     "top_p_experts": {"p": (0.3, 0.9)},
+    "expert_similarity": {"kind": ("outputs", "router", "weights", "matched")},
+    "expert_clusters": {"clusters": 2},
     "super_experts": {"num_hidden_layers": 2},
 }
 
@@ -77,6 +81,8 @@ def _measured(rng: np.random.Generator, tokens: int, layers: int, experts: int, 
         "output_count": rng.integers(0, 9, (layers, experts)),
         "output_mean": rng.normal(size=(layers, experts, width)),
         "output_m2": rng.exponential(size=(layers, experts, width)),
+        "router_weight": rng.normal(size=(layers, experts, width)),
+        "expert_weight": rng.normal(size=(layers, experts, 4, width)),
     }
 
 

@@ -77,7 +77,7 @@ def expert_permutation(f: Any, metric: Metric, case: Case, rng: np.random.Genera
         moved[name] = np.empty_like(case[name])
         moved[name][:, new] = case[name]
     before = f(**case, **options(metric))
-    for name in {"expert", "other", "next_expert"} & set(before.columns):
+    for name in {"expert", "other", "next_expert", "cluster"} & set(before.columns):
         before[name] = before[name].map(lambda e: e if pd.isna(e) else new[int(e)]).astype(before[name].dtype)
     same(before, f(**moved, **options(metric)), TIES)
 

@@ -41,7 +41,7 @@ def test_a_wrong_name_gets_the_nearest_right_one(text, message):
 
 def test_every_array_a_metric_needs_is_kept_by_a_level():
     """Ids, tokens and labels are always there; all else has a level, or a recording could never hold it."""
-    always = {"token", "token_id", "label", "other_experts"}
+    always = {"token", "token_id", "label", "other_experts", "router_weight", "expert_weight"}  # or in the model
     for metric in discover().values():
         for options in metric._variants():
             needed = {name.rstrip("?") for name in metric.needed(options)} - always
@@ -136,3 +136,42 @@ def test_router_inputs_are_those_of_the_tokens(olmoe, tokenizer, prompts_file, t
     assert stored[0].tolist() == count.tolist()
     np.testing.assert_allclose(stored[1], total, atol=1e-3)
     np.testing.assert_allclose(stored[2], products, atol=1e-3)
+
+
+def test_collapse_from_a_recording_is_that_of_its_sums(olmoe, tokenizer, prompts_file, tmp_path):
+    path = tmp_path / "t.duckdb"
+    record(olmoe, prompts_file, path, tokenizer=tokenizer, limit=12, capture="for=representation_collapse")
+    frame = analyze(path, "representation_collapse")
+    count, total, products = open_trace(path).router_inputs()[2]
+    n, means = count.sum(), total / np.maximum(count, 1)[:, None]
+    away = np.sqrt(count / n)[:, None] * (means - total.sum(0) / n)
+    within = products / n - (means.T * count) @ means / n
+    rc = np.trace(within @ np.linalg.pinv(away.T @ away, rcond=1e-9, hermitian=True))
+    assert frame.rc[2] == pytest.approx(rc, rel=1e-4)
+    assert frame.n_tokens.tolist() == [n] * 3
+    assert analyze(path, "representation_collapse", layers="2").rc[0] == frame.rc[2]
+    record(olmoe, prompts_file, path, tokenizer=tokenizer, limit=2, capture="ids")
+    with pytest.raises(ProbeError, match=r"needs router_input.* --capture for=representation_collapse"):
+        analyze(path, "representation_collapse")
+
+
+def test_clusters_and_similarity_from_a_recording(trace, olmoe, olmoe_folder):
+    mean = trace.moments()[0][1].astype(float)
+    alike = analyze(trace, "expert_similarity", layers="0")
+    unit = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    pairs = alike[["expert", "other"]].to_numpy()
+    np.testing.assert_allclose(alike.similarity, (unit @ unit.T)[pairs[:, 0], pairs[:, 1]], atol=1e-6)
+    groups = analyze(trace, "expert_clusters", clusters=3, layers="0")
+    assert groups.cluster.nunique() == 3
+    assert groups[groups.is_dominant].expert.tolist() == sorted(groups.cluster.unique())
+    with pytest.raises(UsageError, match="give --model FOLDER"):
+        analyze(trace, "expert_similarity", kind="router")
+    read = analyze(trace, "expert_similarity", kind=("router", "weights", "matched"), model=str(olmoe_folder))
+    rows = olmoe.model.layers[1].mlp.gate.weight.detach().double().numpy()
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    router = read[(read.layer == 1) & (read.kind == "router")]
+    pairs = router[["expert", "other"]].to_numpy()
+    np.testing.assert_allclose(router.similarity, (unit @ unit.T)[pairs[:, 0], pairs[:, 1]], atol=1e-6)
+    same, best = (read[read.kind == kind].similarity.to_numpy() for kind in ("weights", "matched"))
+    assert (best >= same - 1e-6).all()
+    assert best.mean() > same.mean() + 0.01
