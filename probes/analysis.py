@@ -55,7 +55,7 @@ def analyze(
     pair = {name: params.pop(name, None) for name in ("against", "against_trace") if declared.paired}
     options = declared.checked(params)
     opened = _opened(trace)
-    source = TraceSource(opened, run_id, layers, sums=declared.aggregates is not None and not common.get("ci"))
+    source = TraceSource(opened, run_id, layers)
     source.asked = (declared, options)
     named = [options[name] for name in declared.tags]
     if tags := [name for name in named if "=" in name and name not in source.label_names]:
@@ -116,15 +116,13 @@ class TraceSource:
 
     asked: tuple[Metric, Mapping[str, Any]] | None = None
 
-    def __init__(self, trace: Any, run_id: int | None = None, layers: Any = None, sums: bool = False) -> None:
+    def __init__(self, trace: Any, run_id: int | None = None, layers: Any = None) -> None:
         self.trace = trace
-        with trace.together() as held:
-            self.run = held.run(run_id)
-            self.run_id = int(self.run["run_id"])
-            self.label_names = tuple(held.label_names(self.run_id))
-            every = held.layers(self.run_id)
-            self._sums = held.aggregates(self.run_id) if sums else None
+        self.run = trace.run(run_id)
+        self.run_id = int(self.run["run_id"])
+        self.label_names = tuple(trace.label_names(self.run_id))
         self.n_sequences = int(self.run["n_sequences"])
+        every = trace.layers(self.run_id)
         every = every[every["is_moe"].astype(bool)].sort_values("layer")
         rows = every if layers is None else every[every["layer"].isin(_known(layers_of(layers), every["layer"]))]
         self._all = len(rows) == len(every)
@@ -208,7 +206,7 @@ class TraceSource:
 
     def aggregates(self) -> Mapping[str, Any] | None:
         """The additive sums of the run, of the chosen layers; None where the trace has none."""
-        stored = self._sums or self.trace.aggregates(self.run_id)
+        stored = self.trace.aggregates(self.run_id)
         if not stored:
             return None
         # Every position has a row in every layer, with or without routing.

@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +111,6 @@ class ParquetTrace(Trace):
             raise database.explain(error, self.path) from error
         finally:
             con.close()
-
-    @contextmanager
-    def together(self) -> Iterator[Trace]:
-        """Itself: what is in memory stays open anyway."""
-        yield self
 
 
 _opened: dict[Path, tuple[tuple[int, int], ParquetTrace]] = {}
@@ -267,7 +261,7 @@ def import_parquet(folder: str | os.PathLike[str], out: str | os.PathLike[str]) 
     try:
         source.ask(lambda con: _copy(con, where))
     except BaseException:
-        where.unlink(missing_ok=True)
+        database.remove(where)
         raise
     return where
 

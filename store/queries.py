@@ -1,7 +1,6 @@
 """Every question the package itself asks of a trace, in one place."""
 
 RUNS = "SELECT r.*, w.writer_pid, w.writer_host FROM runs r JOIN raw.runs w USING (run_id) ORDER BY run_id"
-STATUSES = "SELECT run_id, status FROM raw.runs ORDER BY run_id"
 LAYERS = "SELECT * EXCLUDE (run_id) FROM layers WHERE run_id = ? ORDER BY layer"
 LABELS = "SELECT label FROM raw.labels WHERE run_id = ? ORDER BY label_id"
 SEQUENCES = "SELECT sequence_id, n_tokens, label_id FROM raw.sequences WHERE run_id = ? ORDER BY sequence_id"

@@ -10,19 +10,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from copy import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from store import database, queries
+from store.alive import is_alive
 from store.chunks import COLUMNS, read_chunk, sequence_groups
 from store.errors import TraceError
-from store.moments import Moments
-from store.resume import is_alive
-from store.router_inputs import read_router_inputs
 from store.totals import read_aggregates
 
 MAX_ROWS = 400_000
@@ -33,9 +29,8 @@ class Trace:
 
     def __init__(self, path: Path, wait: float = database.READ_WAIT):
         self.path, self.wait = path, wait
+        self._known: set[int] = set()
         self._vocabulary: dict[int, tuple[int, dict[int, str]]] = {}
-        self._statuses: tuple[tuple[int, ...] | None, dict[int, str]] | None = None
-        self._connection: Any = None
 
     def __repr__(self) -> str:
         return f"Trace({str(self.path)!r})"
@@ -52,19 +47,7 @@ class Trace:
 
     def ask(self, question: Any) -> Any:
         """`question(connection)` on a connection that is open only meanwhile."""
-        if self._connection is not None:
-            return question(self._connection)
         return database.read(self.path, question, self.wait)
-
-    @contextmanager
-    def together(self) -> Iterator[Trace]:
-        """The same trace with one connection for several questions: opening takes longer than most answers.
-
-        Short blocks only, and none around `chunks`: a reader shuts a recording out for as long as it has the file.
-        """
-        held = copy(self)
-        with database.reading(self.path, self.wait) as held._connection:
-            yield held
 
     def sql(self, sql: str, params: Sequence[Any] | None = None) -> Any:
         """DataFrame of a query of our own (people's SQL goes through store.sandbox)."""
@@ -73,7 +56,8 @@ class Trace:
     def runs(self) -> Any:
         """DataFrame of the view `runs`; a recording whose process is gone is called interrupted."""
         frame = self.sql(queries.RUNS)
-        alive = [is_alive(_whole(p), h) for p, h in zip(frame.writer_pid, frame.writer_host, strict=True)]
+        writers = zip(frame.writer_pid, frame.writer_host, frame.heartbeat, strict=True)
+        alive = [is_alive(_whole(pid), host, _plain(heartbeat)) for pid, host, heartbeat in writers]
         stale = (frame.status == "recording") & ~np.array(alive, dtype=bool)
         frame["status"] = frame.status.mask(stale, "interrupted")
         return frame.drop(columns=["writer_pid", "writer_host"])
@@ -81,19 +65,16 @@ class Trace:
     def run(self, run_id: int | None = None) -> dict[str, Any]:
         """One run as a dict; without a number the newest complete one, or else the newest."""
         frame = self.runs()
-        found = self._chosen(run_id, dict(zip(frame.run_id.tolist(), frame.status, strict=True)))
-        row = frame[frame.run_id == found].iloc[0]
-        return {str(k): _plain(v) for k, v in row.to_dict().items()}
-
-    def _chosen(self, run_id: int | None, statuses: dict[int, str]) -> int:
-        if not statuses:
+        if frame.empty:
             raise TraceError(f"{self.path}: no run in it yet")
         if run_id is None:
-            complete = [run for run, status in statuses.items() if status == "complete"]
-            return (complete or list(statuses))[-1]
-        if run_id not in statuses:
-            raise TraceError(f"{self.path}: no run {run_id}; there are: {', '.join(map(str, statuses))}")
-        return int(run_id)
+            complete = frame[frame.status == "complete"]
+            row = (complete if len(complete) else frame).iloc[-1]
+        elif run_id in set(frame.run_id):
+            row = frame[frame.run_id == run_id].iloc[0]
+        else:
+            raise TraceError(f"{self.path}: no run {run_id}; there are: {', '.join(map(str, frame.run_id))}")
+        return {str(k): _plain(v) for k, v in row.to_dict().items()}
 
     def layers(self, run_id: int | None = None) -> Any:
         """DataFrame of the view `layers` for one run."""
@@ -111,12 +92,16 @@ class Trace:
 
     def moments(self, run_id: int | None = None) -> dict[int, Any]:
         """layer -> (count [E], mean [E, H], m2 [E, H]) of the experts' output vectors; empty where not kept."""
+        from store.moments import Moments
+
         run, kept = self._id(run_id), Moments()
         self.ask(lambda con: kept.load(con, run))
         return kept.layers
 
     def router_inputs(self, run_id: int | None = None) -> dict[int, Any]:
         """layer -> (count [E], sum [E, H], products [H, H]) of the router inputs; empty where not kept."""
+        from store.router_inputs import read_router_inputs
+
         run = self._id(run_id)
         return self.ask(lambda con: read_router_inputs(con, run))
 
@@ -148,12 +133,11 @@ class Trace:
             yield self.ask(lambda con, g=group, v=vocabulary: read_chunk(con, run, info, g, columns, v))
 
     def _id(self, run_id: int | None) -> int:
-        """As `run`, without reading what the run is; asked again only when the file has changed."""
-        now = database.stamp(self.path)
-        if self._statuses is None or self._statuses[0] != now:
-            rows = self.ask(lambda con: con.execute(queries.STATUSES).fetchall())
-            self._statuses = (now, dict(rows))
-        return self._chosen(run_id, self._statuses[1])
+        """The run's number, checked to be there (once: runs with rows do not go away)."""
+        if run_id is None or run_id not in self._known:
+            run_id = int(self.run(run_id)["run_id"])
+            self._known.add(run_id)
+        return run_id
 
     def _chosen_layers(self, run: int, layers: Sequence[int] | None) -> Any:
         frame = self.layers(run)

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from store import database
 from store.batch import Batch, LayerInfo, LayerRows
 from store.errors import TraceError
 from store.trace import open_trace
@@ -158,18 +157,6 @@ def test_a_run_without_rows_has_empty_sums(tmp_path):
     assert np.isnan(found["max_abs_output"]).all()
     assert (found["max_output_position"] == -1).all()
     assert not found["coactivation"].any()
-
-
-def test_questions_asked_together_open_the_file_once(trace, monkeypatch):
-    opened = []
-    connect = database.connect
-    monkeypatch.setattr(database, "connect", lambda *a, **k: opened.append(a) or connect(*a, **k))
-    with trace.together() as held:
-        alone = (held.run(), held.label_names(), held.layers(1), held.aggregates(1))
-    assert len(opened) == 1
-    assert alone[0] == trace.run()
-    assert alone[1] == trace.label_names()
-    assert (alone[3]["count"] == trace.aggregates()["count"]).all()
 
 
 def test_router_inputs_add_up_over_batches(tmp_path):
