@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from store.batch import Batch, LayerRows
+from store.batch import HIDDEN, Batch, LayerRows
 
 TYPES: dict[str, np.dtype] = {
     "float32": np.dtype("float32"),
@@ -46,6 +46,15 @@ VECTORS = pa.schema(
         ("layer", pa.int16()),
         ("expert", pa.uint16()),
         ("vector", pa.list_(pa.float32())),
+    ]
+)
+HIDDEN_ROWS = pa.schema(
+    [
+        ("run_id", pa.int32()),
+        ("sequence_id", pa.int32()),
+        ("position", pa.int32()),
+        ("layer", pa.int16()),
+        *((name, pa.float32()) for name in HIDDEN),
     ]
 )
 
@@ -208,3 +217,20 @@ def vectors_table(run_id: int, batch: Batch, rows: LayerRows) -> pa.Table | None
         list_column(flat, None, None, pa.list_(pa.float32())),
     ]
     return pa.Table.from_arrays(arrays, schema=VECTORS)
+
+
+def hidden_table(run_id: int, batch: Batch, rows: LayerRows) -> pa.Table | None:
+    """The rows of raw.hidden for one layer of one batch, None when the residual stream was not measured."""
+    if rows.similarity is None:
+        return None
+    n = batch.n_tokens
+    known = ~np.isnan(rows.similarity)
+    arrays = [
+        _constant(run_id, n, pa.int32()),
+        pa.array(batch.tokens["sequence_id"]).cast(pa.int32()),
+        pa.array(batch.tokens["position"]).cast(pa.int32()),
+        _constant(rows.layer, n, pa.int16()),
+        *(scalar_column(getattr(rows, name), n, pa.float32()) for name in HIDDEN),
+    ]
+    table = pa.Table.from_arrays(arrays, schema=HIDDEN_ROWS)
+    return table if known.all() else table.filter(pa.array(known))
