@@ -54,13 +54,13 @@ def analyze(
     common: dict[str, Any] = {name: params.pop(name) for name in ("ci", "resamples", "seed") if name in params}
     pair = {name: params.pop(name, None) for name in ("against", "against_trace") if declared.paired}
     options = declared.checked(params)
-    opened = _opened(trace)
-    source = TraceSource(opened, run_id, layers)
+    source_trace = opened(trace)
+    source = TraceSource(source_trace, run_id, layers)
     named = [options[name] for name in declared.tags]
     if tags := [name for name in named if "=" in name and name not in source.label_names]:
         source = TaggedSource(source, named, tags)
     if declared.paired:
-        source = PairedSource(source, _second(opened, source, **pair))
+        source = PairedSource(source, _second(source_trace, source, **pair))
     frame = run(declared, source, options, by=by, **common)
     frame.attrs = {
         "metric": declared.name,
@@ -71,7 +71,8 @@ def analyze(
     return frame
 
 
-def _opened(trace: Any) -> Any:
+def opened(trace: Any) -> Any:
+    """The trace itself, or the one at that path."""
     if hasattr(trace, "chunks"):
         return trace
     from store.trace import open_trace
@@ -208,7 +209,7 @@ def _second(trace: Any, first: TraceSource, against: int | None, against_trace: 
     """The run to compare with: it has the same layers, experts and k, or the comparison makes no sense."""
     if against is None and against_trace is None:
         raise UsageError("this compares two runs: give --against RUN (or --against-trace TRACE)")
-    other = TraceSource(trace if against_trace is None else _opened(against_trace), against, first.about.layers)
+    other = TraceSource(trace if against_trace is None else opened(against_trace), against, first.about.layers)
     a, b = first.about, other.about
     if (a.num_experts, a.top_k) != (b.num_experts, b.top_k):
         shapes = f"{a.top_k} of {a.num_experts} experts against {b.top_k} of {b.num_experts}"

@@ -17,7 +17,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Only the metric's name is read here; its own options are known once it is (see `probe analyze METRIC --help`)."""
     parser.add_argument("--list", action="store_true", help="list the metrics")
     parser.add_argument("--json", action="store_true", help="one JSON object")
-    parser.add_argument("metric", nargs="?", metavar="METRIC", help="what to compute; --list shows them all")
+    parser.add_argument(
+        "metric",
+        nargs="?",
+        metavar="METRIC",
+        help="what to compute; --list shows them all; overview: the facts to look at first",
+    )
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="TRACE [options]", help="see METRIC --help")
 
 
@@ -32,6 +37,9 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             "name a metric and a trace: probe analyze METRIC TRACE; 'probe analyze --list' shows the metrics"
         )
+    if args.metric == "overview":
+        words = _overview_parser().parse_args(args.rest)
+        return _overview(words, args.json or words.json)
     metric = get(args.metric)
     words = _parser(metric).parse_args(args.rest)
     return _analyze(metric, words, args.json or words.json)
@@ -53,6 +61,19 @@ def _analyze(metric: Any, words: argparse.Namespace, as_json: bool) -> int:
 
         save_plot(frame, metric, words.plot)
     print(render(frame, "json" if as_json else words.format))
+    return 0
+
+
+def _overview(words: argparse.Namespace, as_json: bool) -> int:
+    from probes.findings import overview_table
+    from probes.metrics.render import render
+
+    params = {name: getattr(words, name) for name in ("resamples", "permutations", "seed")}
+    frame = overview_table(words.trace, words.run, **params)
+    if as_json or words.format != "table":
+        print(render(frame, "json" if as_json else words.format))
+        return 0
+    print("\n\n".join(f"{row.title}\n  {row.text}\n  more: {row.command}" for row in frame.itertuples()))
     return 0
 
 
@@ -87,6 +108,29 @@ def _parser(metric: Any) -> argparse.ArgumentParser:
     common.add_argument("--plot", metavar="FILE", help="also draw the table into FILE.svg or FILE.html")
     common.add_argument("--json", action="store_true", help="the same as --format json")
     return parser
+
+
+def _overview_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="probe analyze overview",
+        description="The facts one would look for first, each with its number, its 95 %% interval and the command that "
+        "shows more.\nDifferences between labels are tested against labels dealt out anew among the sequences; those "
+        "with a\nBenjamini–Hochberg false-discovery rate above 5 %% over all experts are called within noise.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("trace", metavar="TRACE", help="a .duckdb trace or a directory of Parquet shards")
+    parser.add_argument("--run", type=int, metavar="ID", help="which run (default: the newest complete one)")
+    for name, default in (("resamples", 1000), ("permutations", 1000), ("seed", 0)):
+        parser.add_argument(f"--{name}", type=_whole, default=default, metavar="N", help=f"(default {default})")
+    parser.add_argument("--format", choices=FORMATS, default="table", help="how to print (table: sentences)")
+    parser.add_argument("--json", action="store_true", help="the same as --format json")
+    return parser
+
+
+def _whole(text: str) -> int:
+    if not text.isdigit():
+        raise UsageError(f"a whole number from 0 on is needed, not {text!r}")
+    return int(text)
 
 
 def _add(group: Any, option: Any) -> None:
