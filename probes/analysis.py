@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probes.errors import ProbeError, UsageError
-from probes.metrics import get
+from probes.metrics import discover, get
 from probes.metrics.chunk import About, PairedArrays
 from probes.metrics.function import SCORES
 from probes.metrics.registry import Column, Metric
@@ -69,6 +69,25 @@ def analyze(
         "columns": [_described(declared, name) for name in frame.columns],
     }
     return frame
+
+
+def save(trace: Any, frame: pd.DataFrame) -> int:
+    """Keeps an analysed table in the trace it came from and returns its number in the view `results`.
+
+    The same metric with the same options over the same run is replaced. Raises TraceError where the trace cannot be
+    written.
+    """
+    from probes.metrics.render import as_object
+    from store.results import save_result
+
+    table = as_object(frame)
+    return save_result(opened(trace), definition=_definition(table["metric"]), **table)
+
+
+def _definition(name: str) -> dict[str, str]:
+    if name not in discover():
+        return {"question": "What would one look for first?", "formula": "see the command of each row", "source": ""}
+    return {part: str(getattr(get(name), part)) for part in ("question", "formula", "source")}
 
 
 def opened(trace: Any) -> Any:

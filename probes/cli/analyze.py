@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import Any
 
 from probes.errors import UsageError
@@ -11,6 +12,7 @@ from probes.errors import UsageError
 SUMMARY = "compute a metric over a trace (table, JSON, CSV, Markdown or a plot)"
 EXAMPLE = "probe analyze srp trace.duckdb --segment-length 16 --ci --json\n  probe analyze srp --help"
 FORMATS = ("table", "json", "csv", "markdown")
+SAVE = "keep the result in the trace, for SQL (views results, result_columns, result_rows)"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +58,7 @@ def _analyze(metric: Any, words: argparse.Namespace, as_json: bool) -> int:
     if words.ci:
         options.update(ci=True, resamples=words.resamples, seed=words.seed)
     frame = analyze(words.trace, metric.name, **common, **options)
+    _saved(frame, words)
     if words.plot:
         from probes.metrics.plots import save_plot
 
@@ -64,12 +67,23 @@ def _analyze(metric: Any, words: argparse.Namespace, as_json: bool) -> int:
     return 0
 
 
+def _saved(frame: Any, words: argparse.Namespace) -> None:
+    if not words.save:
+        return
+    from probes.analysis import save
+
+    number = save(words.trace, frame)
+    where = f"views results, result_columns, result_rows: WHERE result_id = {number}"
+    print(f"probe: saved into {words.trace} as result {number} ({where})", file=sys.stderr)
+
+
 def _overview(words: argparse.Namespace, as_json: bool) -> int:
     from probes.findings import overview_table
     from probes.metrics.render import render
 
     params = {name: getattr(words, name) for name in ("resamples", "permutations", "seed")}
     frame = overview_table(words.trace, words.run, **params)
+    _saved(frame, words)
     if as_json or words.format != "table":
         print(render(frame, "json" if as_json else words.format))
         return 0
@@ -105,6 +119,7 @@ def _parser(metric: Any) -> argparse.ArgumentParser:
     common.add_argument("--resamples", type=int, default=1000, metavar="N", help="resamples for --ci (1000)")
     common.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the resamples (0)")
     common.add_argument("--format", choices=FORMATS, default="table", help="how to print (table)")
+    common.add_argument("--save", action="store_true", help=SAVE)
     common.add_argument("--plot", metavar="FILE", help="also draw the table into FILE.svg or FILE.html")
     common.add_argument("--json", action="store_true", help="the same as --format json")
     return parser
@@ -123,6 +138,7 @@ def _overview_parser() -> argparse.ArgumentParser:
     for name, default in (("resamples", 1000), ("permutations", 1000), ("seed", 0)):
         parser.add_argument(f"--{name}", type=_whole, default=default, metavar="N", help=f"(default {default})")
     parser.add_argument("--format", choices=FORMATS, default="table", help="how to print (table: sentences)")
+    parser.add_argument("--save", action="store_true", help=SAVE)
     parser.add_argument("--json", action="store_true", help="the same as --format json")
     return parser
 
