@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from store import queries
-from store.encode import TYPES, logits_column, unpack_logits, widen
+from store.encode import TYPES, logits_column, unpack_logits
 
 SLOTS = {"experts": "experts", "weights": "weights", "output_norm": "output_norms", "output_absmax": "output_absmaxes"}
 SCALARS = ("entropy", "margin", "input_absmax")
@@ -145,5 +145,5 @@ def _logits(table: Any, place: np.ndarray, shape: tuple[int, int], info: Any) ->
             rows = np.flatnonzero(layer_of == i)
             e = int(info.num_experts[i])
             words = flat[starts[rows][:, None] + np.arange(lengths[rows[0]])]
-            out[place[kept[rows]], :e] = widen(unpack_logits(words, TYPES[info.logits_type[i]], e))
+            out[place[kept[rows]], :e] = unpack_logits(words, TYPES[info.logits_type[i]], e)
     return out.reshape(*shape, most)

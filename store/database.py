@@ -12,7 +12,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import duckdb
 
 from store.errors import TraceError
+from store.gate import let_writers_pass, waiting_to_write
 
 HERE = Path(__file__).parent
 # One thread: recording shares the machine with a model. No extension is ever fetched, whatever a file looks like.
@@ -51,12 +52,38 @@ def latest_version() -> int:
 
 def connect(path: str | os.PathLike[str], read_only: bool = True, wait: float | None = None) -> Any:
     """A DuckDB connection to `path`, waiting up to `wait` seconds while another process has the file."""
-    _check_magic(path)
-    deadline = time.monotonic() + (wait if wait is not None else READ_WAIT if read_only else WRITE_WAIT)
+    con = duckdb.connect(config=CONFIG)
+    try:
+        _attach(con, str(path), read_only, wait if wait is not None else READ_WAIT if read_only else WRITE_WAIT)
+    except BaseException:
+        con.close()
+        raise
+    return con
+
+
+def _attach(con: Any, path: str, read_only: bool, wait: float) -> None:
+    """Make the file the current database of `con`.
+
+    Attached, not opened: only ATTACH takes a row group size, and two readers in one process need not agree on settings.
+    """
+    options = ["TYPE duckdb", "READ_ONLY" if read_only else f"ROW_GROUP_SIZE {ROW_GROUP}"]
+    if not read_only and not os.path.exists(path):
+        options.append(f"BLOCK_SIZE {BLOCK}")
+    quoted = path.replace("'", "''")
+    with nullcontext() if read_only else waiting_to_write(path):
+        _retry(lambda: con.execute(f"ATTACH '{quoted}' AS trace ({', '.join(options)})"), path, read_only, wait)
+    con.execute("USE trace")
+
+
+def _retry(attach: Callable[[], Any], path: str, read_only: bool, wait: float) -> None:
+    deadline = time.monotonic() + wait
     delay = 0.01
     while True:
+        if read_only:
+            let_writers_pass(path)
         try:
-            return _attach(str(path), read_only)
+            attach()
+            return
         except duckdb.Error as error:
             if not is_lock(error):
                 raise explain(error, path) from error
@@ -64,39 +91,6 @@ def connect(path: str | os.PathLike[str], read_only: bool = True, wait: float | 
                 raise TraceError(f"{path}: another process has the file open ({_holder(error)}); try again") from error
         time.sleep(delay * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
         delay = min(delay * 1.5, 0.2 if read_only else 0.05)  # a recording must not fall behind for readers
-
-
-def _check_magic(path: str | os.PathLike[str]) -> None:
-    """Refuse what is no DuckDB file by its first bytes: DuckDB itself would guess at other formats, and for some of
-    them fetch an extension from the network."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(12)
-    except FileNotFoundError:
-        return  # about to be made, or named in DuckDB's own error
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be opened ({error.strerror})") from error
-    if start and start[8:12] != b"DUCK":
-        raise TraceError(f"{path}: not a trace (not a DuckDB database file)")
-
-
-def _attach(path: str, read_only: bool) -> Any:
-    """The file as the current database of a connection of its own.
-
-    Attached, not opened: only ATTACH takes a row group size, and two readers in one process need not agree on settings.
-    """
-    options = ["TYPE duckdb", "READ_ONLY" if read_only else f"ROW_GROUP_SIZE {ROW_GROUP}"]
-    if not read_only and not os.path.exists(path):
-        options.append(f"BLOCK_SIZE {BLOCK}")
-    con = duckdb.connect(config=CONFIG)
-    try:
-        quoted = path.replace("'", "''")
-        con.execute(f"ATTACH '{quoted}' AS trace ({', '.join(options)})")
-        con.execute("USE trace")
-    except BaseException:
-        con.close()
-        raise
-    return con
 
 
 def is_lock(error: Exception) -> bool:
@@ -297,12 +291,27 @@ def writing(path: str | os.PathLike[str], wait: float | None = None) -> Iterator
         _quietly(con.close)
 
 
+# DuckDB takes 15 ms to start and 2 to open a file: what has answered is kept (without a file) for the next question.
+_idle: list[Any] = []
+os.register_at_fork(after_in_child=_idle.clear)
+
+
 def read(path: str | os.PathLike[str], ask: Callable[[Any], T], wait: float | None = None) -> T:
-    """Open, ask, close."""
-    con = connect(path, read_only=True, wait=wait)
+    """Open, ask, close. What `ask` returns must not need the connection any more."""
+    con = _idle.pop() if _idle else duckdb.connect(config=CONFIG)
     try:
-        return ask(con)
+        _attach(con, str(path), True, READ_WAIT if wait is None else wait)
+        answer = ask(con)
+        con.execute("USE memory")
+        con.execute("DETACH trace")
     except duckdb.Error as error:
-        raise explain(error, path) from error
-    finally:
         con.close()
+        raise explain(error, path) from error
+    except BaseException:
+        con.close()
+        raise
+    if len(_idle) < 4:
+        _idle.append(con)
+    else:
+        con.close()
+    return answer

@@ -76,21 +76,29 @@ def pack_logits(logits: np.ndarray) -> np.ndarray:
     return first[bits[:, 0::2]] | second[bits[:, 1::2]]
 
 
+@cache
+def _bfloat16_parts() -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """For each half of a word: float32 exponent bits by the word's upper 16 bits, the other bits by its lower 16."""
+    x = np.arange(65_536, dtype=np.uint32)
+    parts = []
+    for i in (0, 1):
+        r = (((x >> (10 + 3 * i)) & 7) << 5) | ((x >> (5 * i)) & 31)
+        rest = (x >> (8 * i)) & 255
+        parts.append((((391 - r) & 255) << 23, ((rest & 1) << 31) | ((rest >> 1) << 16)))
+    return tuple(parts)
+
+
 def unpack_logits(words: np.ndarray, dtype: np.dtype, num_experts: int) -> np.ndarray:
-    """The inverse: logits [n, E] of `dtype` (uint16: bfloat16 bits)."""
+    """Logits [n, E] as float32, exactly, from words of logits that were of `dtype` (uint16: bfloat16 bits)."""
     if dtype.itemsize == 4:
         return words
     if dtype == np.float16:
-        return np.ascontiguousarray(words).view(np.float16)[:, :num_experts]
-    halves = np.stack([_unpack_bfloat16(words, i) for i in (0, 1)], axis=2)
-    return halves.reshape(len(words), -1)[:, :num_experts]
-
-
-def _unpack_bfloat16(words: np.ndarray, i: int) -> np.ndarray:
-    r = (((words >> (26 + 3 * i)) & 7) << 5) | ((words >> (16 + 5 * i)) & 31)
-    rest = (words >> (8 * i)) & 255
-    bits: np.ndarray = ((rest & 1) << 15) | (((391 - r) & 255) << 7) | (rest >> 1)
-    return bits.astype(np.uint16)
+        return widen(np.ascontiguousarray(words).view(np.float16)[:, :num_experts])
+    bits = np.empty((len(words), 2 * words.shape[1]), np.uint32)
+    upper, lower = words >> 16, words & 65_535
+    for i, (exponents, others) in enumerate(_bfloat16_parts()):
+        np.bitwise_or(exponents[upper], others[lower], out=bits[:, i::2])
+    return bits.view(np.float32)[:, :num_experts]
 
 
 def widen(logits: np.ndarray) -> np.ndarray:

@@ -261,7 +261,7 @@ def import_parquet(folder: str | os.PathLike[str], out: str | os.PathLike[str]) 
     try:
         source.ask(lambda con: _copy(con, where))
     except BaseException:
-        where.unlink(missing_ok=True)
+        database.remove(where)
         raise
     return where
 

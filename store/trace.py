@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from store import database, queries
+from store.alive import is_alive
 from store.chunks import COLUMNS, read_chunk, sequence_groups
 from store.errors import TraceError
-from store.resume import is_alive
 from store.totals import read_aggregates
 
 MAX_ROWS = 400_000
@@ -29,6 +29,7 @@ class Trace:
 
     def __init__(self, path: Path, wait: float = database.READ_WAIT):
         self.path, self.wait = path, wait
+        self._known: set[int] = set()
         self._vocabulary: dict[int, tuple[int, dict[int, str]]] = {}
 
     def __repr__(self) -> str:
@@ -55,7 +56,8 @@ class Trace:
     def runs(self) -> Any:
         """DataFrame of the view `runs`; a recording whose process is gone is called interrupted."""
         frame = self.sql(queries.RUNS)
-        alive = [is_alive(_whole(p), h) for p, h in zip(frame.writer_pid, frame.writer_host, strict=True)]
+        writers = zip(frame.writer_pid, frame.writer_host, frame.heartbeat, strict=True)
+        alive = [is_alive(_whole(pid), host, _plain(heartbeat)) for pid, host, heartbeat in writers]
         stale = (frame.status == "recording") & ~np.array(alive, dtype=bool)
         frame["status"] = frame.status.mask(stale, "interrupted")
         return frame.drop(columns=["writer_pid", "writer_host"])
@@ -115,7 +117,11 @@ class Trace:
             yield self.ask(lambda con, g=group, v=vocabulary: read_chunk(con, run, info, g, columns, v))
 
     def _id(self, run_id: int | None) -> int:
-        return int(self.run(run_id)["run_id"])
+        """The run's number, checked to be there (once: runs with rows do not go away)."""
+        if run_id is None or run_id not in self._known:
+            run_id = int(self.run(run_id)["run_id"])
+            self._known.add(run_id)
+        return run_id
 
     def _chosen_layers(self, run: int, layers: Sequence[int] | None) -> Any:
         frame = self.layers(run)

@@ -166,7 +166,7 @@ def _refused(found: MoELayer) -> str:
 
 
 def _refusal(found: MoELayer) -> LayerReport:
-    router = _router(found, None, None)
+    router = _router(found, None, None, found.parameters.get("rule", ""))
     return LayerReport(found, router, logits=False, choice=False, outputs=False, words=(_refused(found),))
 
 
@@ -189,9 +189,23 @@ def _run(model: Any, layers: list[MoELayer]) -> dict[int, Tap]:
         for layer in found:
             tap = taps[layer.layer] = Tap(Want(router_inputs=True), session, examine=True)
             points += layer.layout.points(layer.parts, tap) + watch_norms(norms_around(model, layer), tap)
-    with Hooks(points), torch.no_grad():
-        model(**dummy_inputs(model))
+    inputs = dummy_inputs(model)
+    try:
+        with Hooks(points), torch.no_grad():
+            model(**inputs)
+    except Exception as error:
+        raise ProbeError(f"{_name(model)} {_blame(model, inputs)}: {type(error).__name__}: {error}") from error
     return taps
+
+
+def _blame(model: Any, inputs: dict[str, Any]) -> str:
+    """Whose fault was it? The same pass without our hooks tells."""
+    try:
+        with torch.no_grad():
+            model(**inputs)
+    except Exception:  # noqa: BLE001 - the first error is the one to report
+        return f"does not run on {TOKENS} ordinary tokens"
+    return "cannot be recorded, its modules do not pass what they look like passing"
 
 
 def _open(session: Session) -> Any:
@@ -245,7 +259,7 @@ def _judge(found: MoELayer, tap: Tap) -> LayerReport:
     mode = _mode(kept, words, found)
     return LayerReport(
         replace(found, parameters=again.parameters),
-        _router(found, logits, ids),
+        _router(found, logits, ids, again.parameters.get("rule", "")),
         logits=logits is not None,
         choice=ids is not None,
         outputs=bool(mode),
@@ -298,13 +312,13 @@ def _distance(container: torch.Tensor, sums: torch.Tensor) -> float:
     return distance if distance == distance else float("inf")
 
 
-def _router(found: MoELayer, logits: Any, ids: Any) -> Router:
+def _router(found: MoELayer, logits: Any, ids: Any, rule: str) -> Router:
     return Router(
         layer=found.layer,
         module=found.module,
         num_experts=found.layout.num_experts(found.parts, logits) if logits is not None else found.num_experts,
         top_k=int(ids.shape[-1]) if ids is not None else found.top_k,
-        gating=found.parameters.get("rule", ""),
+        gating=rule,
         shared_experts=found.shared_experts,
         stream=found.stream,
     )

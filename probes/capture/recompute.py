@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 from probes.capture.discovery import MoELayer
-from probes.families import rules
+from probes.families import families, rules
 from probes.families.base import Parameters, Rule
 
 # Weights are compared in the precision the model gave them; the rule works in float32.
@@ -42,7 +43,7 @@ def recompute(found: MoELayer, logits: Any, ids: Any, weights: Any) -> Recompute
 
 
 def _guess(parameters: Parameters, logits: Any, ids: Any, weights: Any) -> Recomputed:
-    """The first rule that reproduces the choice, by what the router module tells of itself."""
+    """The most common rule that reproduces the choice, given what the router module tells of itself."""
     for rule, settings in _candidates(parameters):
         if compare(rule, settings, logits, ids, weights) == "ids and weights":
             return Recomputed("ids and weights", "", {**settings, "rule": rule.name})
@@ -51,7 +52,8 @@ def _guess(parameters: Parameters, logits: Any, ids: Any, weights: Any) -> Recom
 
 
 def _candidates(parameters: Parameters) -> Iterator[tuple[Rule, Parameters]]:
-    for rule in rules().values():
+    users = Counter(family.rule.name for family in families().values())
+    for rule in sorted(rules().values(), key=lambda r: -users[r.name]):
         settings = {**rule.defaults, **parameters}
         yield rule, settings
         yield rule, {**settings, "normalise": not settings.get("normalise", False)}

@@ -70,6 +70,7 @@ class Recorder:
 
     def __init__(self, model: Any, want: Want, report: Report, max_bytes: int) -> None:
         self.model = model
+        self._owner = get_ident()
         self.report = report
         self._want = want
         self._passes: list[tuple[_Root, _Pass]] = []
@@ -130,6 +131,8 @@ class Recorder:
         taps = [self._taps[m.layer] for m in root.layers]
 
         def before(module: Any, args: Any, kwargs: Any) -> None:
+            if get_ident() != self._owner:
+                return
             for tap in taps:
                 tap.take()  # an earlier pass that ended in an exception leaves nothing behind
             root.inputs = read_inputs(args, kwargs)
@@ -140,6 +143,8 @@ class Recorder:
 
     def _stop(self, root: _Root) -> Any:
         def after(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+            if root.session.thread != get_ident():
+                return
             inputs, root.session.thread = root.inputs, None
             if inputs is not None:
                 self._passes.append((root, self._collect(root, inputs)))

@@ -21,7 +21,7 @@ class DenseScores(Layout):
     reruns = False
 
     def find(self, module: Any) -> Iterator[Parts]:
-        return (p for p in super().find(module) if len(inspect.signature(p.experts.forward).parameters) == 1)
+        return (p for p in super().find(module) if _takes_only_hidden(p.experts))
 
     def logits(self, output: Any) -> Any:
         return output[1]
@@ -53,6 +53,11 @@ class DenseScores(Layout):
         if tap.want.router_inputs:
             points.append(Point(parts.router, "before", tap.keep_router_input))
         return [*points, Point(parts.experts, "after", after_experts)] if tap.want.slots else points
+
+
+def _takes_only_hidden(experts: Any) -> bool:
+    arguments = inspect.signature(experts.forward).parameters.values()
+    return [a.kind for a in arguments] == [inspect.Parameter.POSITIONAL_OR_KEYWORD]
 
 
 RULE = Rule(

@@ -91,7 +91,10 @@ def materialised(module: Any, attribute: str) -> Any:
     if value.device.type != "meta":
         return value
     weights = getattr(getattr(owner, "_hf_hook", None), "weights_map", None)
-    return weights[name] if weights is not None and name in list(weights) else None
+    try:
+        return weights[name] if weights is not None else None
+    except KeyError:
+        return None
 
 
 def num_experts_of(parts: Parts) -> int:
