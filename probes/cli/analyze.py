@@ -12,6 +12,7 @@ from probes.errors import UsageError
 SUMMARY = "compute a metric over a trace (table, JSON, CSV, Markdown or a plot)"
 EXAMPLE = "probe analyze srp trace.duckdb --segment-length 16 --ci --json\n  probe analyze srp --help"
 FORMATS = ("table", "json", "csv", "markdown")
+TEST = "p and q of each difference: labels dealt out anew among the sequences, false discoveries controlled"
 SAVE = "keep the result in the trace, for SQL (views results, result_columns, result_rows)"
 
 
@@ -55,6 +56,8 @@ def _analyze(metric: Any, words: argparse.Namespace, as_json: bool) -> int:
     common = {"run_id": words.run, "layers": words.layers, "by": words.by}
     if metric.paired:
         common |= {"against": words.against, "against_trace": words.against_trace}
+    if metric.compares is not None:
+        common["test"] = words.test
     if words.ci:
         options.update(ci=True, resamples=words.resamples, seed=words.seed)
     frame = analyze(words.trace, metric.name, **common, **options)
@@ -116,6 +119,8 @@ def _parser(metric: Any) -> argparse.ArgumentParser:
     common.add_argument("--layers", metavar="0-7", help="only these layers, by the model's own index")
     common.add_argument("--by", metavar="|".join(metric.by) or "label", help="group by this")
     common.add_argument("--ci", action="store_true", help="95 %% bootstrap intervals over sequences")
+    if metric.compares is not None:
+        common.add_argument("--test", action="store_true", help=TEST)
     common.add_argument("--resamples", type=int, default=1000, metavar="N", help="resamples for --ci (1000)")
     common.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the resamples (0)")
     common.add_argument("--format", choices=FORMATS, default="table", help="how to print (table)")

@@ -6,17 +6,15 @@ from collections.abc import Iterator
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from probes.analysis import noise_test, opened
 from probes.findings import facts
 from probes.findings.finding import FEWEST_SEQUENCES, Finding
 from probes.findings.sequences import entropy_intervals, lift_interval, uncertain_tokens
 from probes.findings.stored import Stored, entropy, outputs
 from probes.metrics import get
 from probes.metrics.bootstrap import RESAMPLES, SEED
-from probes.metrics.permutation import PERMUTATIONS, Permuted, false_discovery, p_values
+from probes.metrics.permutation import PERMUTATIONS, Permuted, with_noise
 from probes.metrics.run import run_many
-from store import finding_queries
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,8 +53,6 @@ def overview(
 def overview_table(trace: Any, run_id: int | None = None, **params: Any) -> pd.DataFrame:
     """The overview as a table, with the `attrs` that every analysed table has."""
     import pandas as pd
-
-    from probes.analysis import opened
 
     source = opened(trace)
     run = int(source.run(run_id)["run_id"])
@@ -99,14 +95,10 @@ class _Reading:
 
     def _tests(self, permutations: int) -> dict[str, Permuted]:
         """npmi: every label against the rest; risk_difference: one label against the other."""
-        codes = finding_queries.sequence_labels(self.at.trace, self.at.run_id)
-        names = list(self.at.label_names)
-        a, b = (names.index(name) for name in self.pair or ())
-        two = np.select([codes == a, codes == b], [0, 1], -1)
-        shape = (self.at.about.num_layers, self.at.about.num_experts)
+        assert self.pair is not None
         return {
-            "npmi": Permuted(codes, len(names), shape, permutations, self.seed),
-            "risk_difference": Permuted(two, 2, shape, permutations, self.seed),
+            "npmi": noise_test(self.at, self.at.label_names, permutations, self.seed),
+            "risk_difference": noise_test(self.at, self.pair, permutations, self.seed),
         }
 
     def _shown(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -118,17 +110,15 @@ class _Reading:
         if name not in self.tests:
             return table.assign(q=1.0), f" Fewer than {FEWEST_SEQUENCES} sequences are too few to tell from noise."
         test = self.tests[name]
-        differences = test.differences()[:, :1] if name == "risk_difference" else test.differences()
-        q = false_discovery(p_values(differences))
-        rows = [list(self.at.label_names).index(x) for x in table["target"]] if "target" in table else 0
-        layer = np.searchsorted(self.at.about.layers, table["layer"])
-        survive, tested = int((q <= 0.05).sum()), int((~np.isnan(q)).sum())
+        names = self.at.label_names if name == "npmi" else self.pair or ()
+        table = with_noise(table, test, names, self.at.about.layers)
+        survive, tested = int((table["q"] <= 0.05).sum()), int(table["q"].notna().sum())
         what = "differences" if name == "risk_difference" else "label–expert pairs"
         sentence = (
             f" {survive:,} of {tested:,} {what} are more than noise (false-discovery rate 5 %, "
             f"{test.permutations:,} permutations of the labels over sequences)."
         )
-        return table.assign(q=q[rows, layer, table["expert"].astype(int)]), sentence
+        return table, sentence
 
     def facts(self) -> Iterator[Finding]:
         """In the order in which one would read them."""

@@ -7,12 +7,18 @@ is the risk difference, and nPMI is above 0 exactly where it is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from probes.metrics.activations import count_ids
 from probes.metrics.chunk import sequence_starts
 from probes.metrics.tables import ratio
 from probes.routing import RoutingArrays
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PERMUTATIONS = 1000
 FEWEST_PERMUTATIONS = 200
@@ -109,3 +115,16 @@ def false_discovery(p: np.ndarray) -> np.ndarray:
     q = np.full(flat.shape, np.nan)
     q[order] = np.minimum.accumulate(np.minimum(flat[order] * len(order) / rank, 1.0)) if len(order) else []
     return q.reshape(np.shape(p))
+
+
+def with_noise(frame: pd.DataFrame, test: Permuted, names: Sequence[str], layers: np.ndarray) -> pd.DataFrame:
+    """The table with `p` and `q` of each row's difference, tested over all rows' cells together.
+
+    A table with a column target compares each of `names` with the rest; one without compares the first with the second.
+    """
+    each = "target" in frame
+    p = p_values(test.differences() if each else test.differences()[:, :1])
+    q = false_discovery(p)
+    group = np.array([list(names).index(name) for name in frame["target"]], np.intp) if each else 0
+    cell = (group, np.searchsorted(layers, frame["layer"]), frame["expert"].to_numpy(np.intp))
+    return frame.assign(p=p[cell], q=q[cell])

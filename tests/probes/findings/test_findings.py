@@ -11,6 +11,7 @@ import pytest
 
 from probes.analysis import analyze
 from probes.cli.main import main
+from probes.errors import UsageError
 from probes.findings import Finding, findings, overview
 from probes.ingest import import_npz
 from store.trace import open_trace
@@ -113,6 +114,17 @@ def test_stored_sums_say_the_same(trace: Path, monkeypatch: pytest.MonkeyPatch) 
     for fact in cheap:
         assert fact.value == pytest.approx(whole[fact.title].value)
         assert fact.command == whole[fact.title].command
+
+
+def test_the_metrics_own_test_says_the_same(trace: Path, found: dict[str, Finding]) -> None:
+    npmi = analyze(trace, "npmi", test=True)
+    assert f"{(npmi['q'] <= 0.05).sum()} of {len(npmi)} label–expert pairs" in found["npmi"].text
+    rd = analyze(trace, "risk_difference", label="b", against="a", test=True)
+    assert (rd["layer"][0], rd["expert"][0]) == (3, 5)
+    assert rd["q"][0] <= 0.05
+    assert (rd["q"] >= rd["p"]).all()
+    with pytest.raises(UsageError, match="no --test"):
+        analyze(trace, "npmi", target="token", test=True)
 
 
 def test_a_bare_trace_says_what_it_can(tmp_path: Path) -> None:
