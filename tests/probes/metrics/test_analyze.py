@@ -251,3 +251,19 @@ def test_sets_by_metadata_are_those_sequences(case: Case, trace: Path, monkeypat
         analyze(opened, "risk_difference", run_id=1, label="set=a", against="set=z")
     with pytest.raises(UsageError, match="share sequences"):
         analyze(opened, "risk_difference", run_id=1, label="set=a", against="n=1")
+
+
+def test_what_is_saved_is_what_was_printed(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = save(case, tmp_path / "s.duckdb")
+    for words in (["npmi", str(path)], ["overview", str(path), "--resamples", "20", "--permutations", "20"]):
+        assert main(["analyze", *words, "--save", "--json"]) == 0
+        said = capsys.readouterr()
+        printed = json.loads(said.out)
+        assert f"saved into {path} as result " in said.err
+        metric = printed["metric"]
+        rows = open_trace(path).sql("SELECT data FROM result_rows WHERE metric = ? ORDER BY row_number", [metric])
+        assert [json.loads(text) for text in rows["data"]] == printed["rows"]
+        (kept,) = open_trace(path).sql("SELECT * FROM results WHERE metric = ?", [metric]).to_dict("records")
+        assert kept["run_id"] == printed["run_id"]
+        assert json.loads(kept["params"]) == json.loads(json.dumps(printed["params"]))
+    assert "pmi = log2" in open_trace(path).sql("SELECT formula FROM results WHERE metric = 'npmi'")["formula"][0]
