@@ -15,10 +15,10 @@ import numpy as np
 from probes.errors import ProbeError, UsageError
 from probes.metrics import discover, get
 from probes.metrics.bootstrap import SEED
-from probes.metrics.chunk import About, PairedArrays
-from probes.metrics.function import SCORES
+from probes.metrics.chunk import MOMENTS, WEIGHTS, About, PairedArrays
+from probes.metrics.function import PER_TOKEN_LAYER, SCORES
 from probes.metrics.permutation import PERMUTATIONS, Permuted, with_noise
-from probes.metrics.registry import Column, Metric
+from probes.metrics.registry import LEVELS, Column, Metric
 from probes.metrics.run import run
 from probes.routing import RoutingArrays
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 96 * 2**20
 MOST_ROWS = 1_000_000
-PER_LAYER = ("experts", "weights", "logits", "output_norm", "output_absmax")
+PER_LAYER = ("experts", "weights", "logits", "output_norm", "output_absmax", *PER_TOKEN_LAYER)
 PER_TOKEN = ("token_id", "predicted_id", "token", "label")
 COMMON_COLUMNS = (
     Column("label", "name", "label of the sequences; null = those without one"),
@@ -64,6 +64,7 @@ def analyze(
     options = declared.checked(params)
     source_trace = opened(trace)
     source = TraceSource(source_trace, run_id, layers)
+    source.asked = (declared, options)
     named = [options[name] for name in declared.tags]
     if tags := [name for name in named if "=" in name and name not in source.label_names]:
         source = TaggedSource(source, named, tags)
@@ -159,7 +160,12 @@ def layers_of(text: Any) -> list[int]:
 
 
 class TraceSource:
-    """One run of a trace, as metrics take it: its shape, its labels, its chunks and its stored sums."""
+    """One run of a trace, as metrics take it: its shape, its labels, its chunks and its stored sums.
+
+    `asked`: for which metric, with which options, so that what is missing can be told from what it is needed for.
+    """
+
+    asked: tuple[Metric, Mapping[str, Any]] | None = None
 
     def __init__(self, trace: Any, run_id: int | None = None, layers: Any = None) -> None:
         self.trace = trace
@@ -184,12 +190,57 @@ class TraceSource:
         """Whole sequences, at most about CHUNK_BYTES of arrays at a time."""
         columns = tuple(dict.fromkeys(("experts", *(n.rstrip("?") for n in needs if n.rstrip("?") in PER_LAYER))))
         layers = None if self._all else [int(x) for x in self.about.layers]
-        empty = {name for name in needs if not name.endswith("?") and name != "label"}
+        whole: dict[str, Any] = self._moments() if set(MOMENTS) & set(needs) else {}
+        whole |= self._weights() if set(WEIGHTS) & set(needs) else {}
+        empty = {name for name in needs if not name.endswith("?") and name != "label"} - set(whole)
         for chunk in self.trace.chunks(self.run_id, layers=layers, columns=columns, max_rows=self._rows(columns)):
             empty -= {name for name in empty if _has_values(chunk.get(name))}
-            yield self._arrays(chunk)
+            yield self._arrays(chunk, whole)
         if empty:
-            raise ProbeError(f"run {self.run_id} was recorded without {min(empty)}, which this metric needs")
+            raise self._missing(min(empty))
+
+    def _missing(self, name: str) -> ProbeError:
+        """What to record to have it."""
+        who = "this metric" if self.asked is None else self.asked[0].who_needs(name, dict(self.asked[1]))
+        text = f"{who} needs {name}, which run {self.run_id} was recorded without"
+        level = LEVELS.get(name.removeprefix("other_"))
+        if level is None:
+            return ProbeError(text)
+        asked = level if self.asked is None else f"for={self.asked[0].name}"
+        return ProbeError(f"{text}: record again with --capture {asked}" + (f" (level {level})" if self.asked else ""))
+
+    def _weights(self) -> Mapping[str, Any]:
+        """Weights of the model that was recorded, which a trace does not hold."""
+        from probes.weights import open_weights
+
+        model = None if self.asked is None else self.asked[1].get("model")
+        if model is None:
+            raise UsageError("this kind reads the model's weights: give --model FOLDER")
+        return open_weights(model, [int(layer) for layer in self.about.layers])
+
+    def _router_inputs(self) -> dict[int, Any]:
+        kept = self.trace.router_inputs(self.run_id)
+        chosen = {int(layer): kept[int(layer)] for layer in self.about.layers if int(layer) in kept}
+        if not chosen:
+            raise self._missing("router_input")
+        return chosen
+
+    def _moments(self) -> dict[str, np.ndarray]:
+        """count [L, E], mean and m2 [L, E, H] of the output vectors; experts a layer lacks have count 0."""
+        stored = self.trace.moments(self.run_id)
+        if not any(int(layer) in stored for layer in self.about.layers):
+            raise self._missing("output_mean")
+        width = max(mean.shape[1] for _, mean, _ in stored.values())
+        shape = (self.about.num_layers, self.about.num_experts)
+        found = {
+            "output_count": np.zeros(shape, np.int64),
+            "output_mean": np.full((*shape, width), np.nan, np.float32),
+            "output_m2": np.full((*shape, width), np.nan, np.float32),
+        }
+        for i, layer in enumerate(self.about.layers):
+            for name, values in zip(MOMENTS, stored.get(int(layer), ()), strict=False):
+                found[name][i, : len(values)] = values
+        return found
 
     def _rows(self, columns: tuple[str, ...]) -> int:
         """(token, layer) rows per chunk."""
@@ -197,7 +248,7 @@ class TraceSource:
         per_layer = sum(width.get(name, 4 * self.about.top_k) for name in columns)
         return min(MOST_ROWS, max(4096, CHUNK_BYTES // max(1, per_layer)))
 
-    def _arrays(self, chunk: Mapping[str, Any]) -> RoutingArrays:
+    def _arrays(self, chunk: Mapping[str, Any], whole: Mapping[str, np.ndarray]) -> RoutingArrays:
         found = {name: chunk.get(name) for name in (*PER_LAYER[1:], *PER_TOKEN)}
         found |= {name: None for name in PER_TOKEN if not _has_values(found[name])}
         return RoutingArrays(
@@ -207,6 +258,7 @@ class TraceSource:
             num_experts=self.about.num_experts,
             label_names=self.label_names,
             **found,
+            **whole,
         )
 
     def aggregates(self) -> Mapping[str, Any] | None:
@@ -216,7 +268,10 @@ class TraceSource:
             return None
         # Every position has a row in every layer, with or without routing.
         seen = (stored["tokens"] + stored["missing"]).max(axis=0)
-        return {name: self._chosen(value) for name, value in stored.items()} | {"seen": seen}
+        found = {name: self._chosen(value) for name, value in stored.items()} | {"seen": seen}
+        if self.asked is not None and "router_input" in self.asked[0].needed(dict(self.asked[1])):
+            found["router_inputs"] = self._router_inputs()
+        return found
 
     def _chosen(self, value: Any) -> Any:
         return value[self._position] if not self._all and isinstance(value, np.ndarray) and value.ndim > 1 else value

@@ -30,6 +30,7 @@ def load_recording(con: Any, path: Path, run_id: int) -> Recording:
     recording.vocabulary.written()
     _load_totals(con, recording)
     recording.moments.load(con, run_id)
+    recording.router_inputs.load(con, run_id)
     con.execute(
         "UPDATE raw.runs SET status = 'recording', finished_at = NULL, writer_pid = ?, writer_host = ?, "
         "heartbeat = ? WHERE run_id = ?",

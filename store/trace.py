@@ -90,6 +90,21 @@ class Trace:
         run = self._id(run_id)
         return self.ask(lambda con: read_aggregates(con, run))
 
+    def moments(self, run_id: int | None = None) -> dict[int, Any]:
+        """layer -> (count [E], mean [E, H], m2 [E, H]) of the experts' output vectors; empty where not kept."""
+        from store.moments import Moments
+
+        run, kept = self._id(run_id), Moments()
+        self.ask(lambda con: kept.load(con, run))
+        return kept.layers
+
+    def router_inputs(self, run_id: int | None = None) -> dict[int, Any]:
+        """layer -> (count [E], sum [E, H], products [H, H]) of the router inputs; empty where not kept."""
+        from store.router_inputs import read_router_inputs
+
+        run = self._id(run_id)
+        return self.ask(lambda con: read_router_inputs(con, run))
+
     def chunks(
         self,
         run_id: int | None = None,
@@ -102,7 +117,8 @@ class Trace:
 
         Each chunk is a dict: sequence_id, position, label, token_id, predicted_id, phase [T] (-1: none), logprob [T],
         token [T] object, layers [L], and of `columns`: experts int16 [T, L, k]; weights, output_norm, output_absmax
-        float32 [T, L, k]; logits float32 [T, L, E]; entropy, margin, input_absmax float32 [T, L]. Missing is -1 or NaN.
+        float32 [T, L, k]; logits float32 [T, L, E]; entropy, margin, input_absmax, similarity, hidden_absmax,
+        hidden_absmedian float32 [T, L]. Missing is -1 or NaN.
         Layers with fewer experts or a smaller k are filled up the same way.
         """
         run = self._id(run_id)

@@ -177,6 +177,10 @@ class _Pass:
         listed = {key: each.pop(key) for key in list(each) if key.startswith("_")}
         if any(key.startswith("max_") for key in each):
             raise UsageError(f"{self.metric.name} has no --ci for a maximum")
+        if any(key.startswith("same_") for key in each):
+            raise UsageError(
+                f"{self.metric.name} has no --ci here: the outputs' moments are kept for the whole run only"
+            )
         self.resampled.add(each, rows, n_groups)
         return listed | {key: _fold(values, rows, n_groups) for key, values in each.items()}
 
@@ -240,5 +244,9 @@ def _drop_empty(counts: Counts, about: About) -> tuple[Counts, About, list[int] 
     if about.by != "label" or np.asarray(counts["seen"])[-1] > 0:
         return counts, about, None
     kept = list(range(len(about.groups) - 1))
-    left = {k: v[:-1] if isinstance(v, np.ndarray) and len(v) == len(about.groups) else v for k, v in counts.items()}
+    left = {k: v[:-1] if _per_group(k, v, about) else v for k, v in counts.items()}
     return left, replace(about, groups=about.groups[:-1]), kept
+
+
+def _per_group(key: str, values: Any, about: About) -> bool:
+    return isinstance(values, np.ndarray) and not key.startswith("same_") and len(values) == len(about.groups)

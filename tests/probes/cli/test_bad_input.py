@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -160,7 +159,7 @@ def start(olmoe_folder, prompts, out, *words, **kwargs):
 @pytest.fixture(scope="module")
 def many_prompts(tmp_path_factory):
     path = tmp_path_factory.mktemp("many") / "p.jsonl"
-    path.write_text("\n".join(json.dumps({"text": f"prompt {n} " + "and some words " * 6}) for n in range(3000)))
+    path.write_text("\n".join(json.dumps({"text": f"prompt {n} " + "and some words " * 6}) for n in range(1500)))
     return path
 
 
@@ -184,7 +183,7 @@ def test_an_interrupted_recording_is_readable_and_resumes(olmoe_folder, many_pro
     process = start(olmoe_folder, many_prompts, out, "--batch-size", "1")
     wait_for_rows(out, process)
     process.send_signal(how)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     if how == signal.SIGINT:
         assert process.returncode == 130
         assert said.strip().splitlines()[-1].startswith("probe: interrupted")
@@ -197,7 +196,8 @@ def test_an_interrupted_recording_is_readable_and_resumes(olmoe_folder, many_pro
     assert "went on after" in said
     whole = tmp_path / "whole.duckdb"
     straight = start(olmoe_folder, many_prompts, whole, "--batch-size", "1")
-    assert straight.wait(timeout=300) == 0
+    _, said = straight.communicate(timeout=300)
+    assert straight.returncode == 0, said
     query = "SELECT * FROM {} WHERE run_id = 1 ORDER BY ALL"
     for view in ("tokens", "routing", "sequences", "expert_stats"):
         one, two = (open_trace(path).sql(query.format(view)) for path in (out, whole))
@@ -206,19 +206,23 @@ def test_an_interrupted_recording_is_readable_and_resumes(olmoe_folder, many_pro
             assert one[column].astype(str).tolist() == two[column].astype(str).tolist(), (view, column)
 
 
-def test_a_full_disk_is_one_line_and_what_was_committed_stays(olmoe_folder, prompts_file, tmp_path):
+LIMITED = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+from probes.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_full_disk_is_one_line_and_nothing_half_written_stays(olmoe_folder, many_prompts, tmp_path):
     """A file may not grow beyond a limit, which is how a full disk looks to a program."""
     out = tmp_path / "t.duckdb"
-
-    def limited():
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-
-    process = start(olmoe_folder, prompts_file, out, preexec_fn=limited)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 1, said
-    assert said.strip().splitlines()[-1].startswith("probe: ")
-    assert "full" in said
+    words = ["record", olmoe_folder, "--prompts", many_prompts, "--out", out, "--limit", "600"]
+    done = subprocess.run([sys.executable, "-c", LIMITED, *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("probe: ")
+    assert "full" in done.stderr
     assert not out.exists()
 
 
