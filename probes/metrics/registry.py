@@ -123,6 +123,7 @@ class Metric:
     draws       (sums, groups, options, about) -> [resamples, rows], where `estimate` of each would be too slow
     tags        options that name a label, or a tag of the sequences' metadata as "key=value"
     paired      compares two runs of the same tokens (`--against RUN`; `other_experts` in Python)
+    across      can compare two runs of any tokens as it compares labels (`--against RUN`)
     value       the column `estimate` computes
     laws        names of laws (see laws.py) it obeys;  ends: values it must take on uniform and one-hot routing
     """
@@ -148,6 +149,7 @@ class Metric:
     draws: Callable[..., Any] | None = None
     tags: tuple[str, ...] = ()
     paired: bool = False
+    across: bool = False
     value: str = ""
     laws: tuple[str, ...] = ()
     ends: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
