@@ -71,10 +71,7 @@ def family_tables(family: str, model: Any, scale: Scale, where: str = "") -> lis
 def _table(title: str, phase: str, model: Any, work: Work, rounds: int, repeats: int) -> Table:
     variants = {"plain": plain(work)} | {name: under_hooks(model, want, work) for name, want in WANTS.items()}
     timings = interleave(variants, rounds, repeats=repeats)
-    rows = [
-        ratio_row(name, timings.ratio(name, "plain"), target)
-        for name, target in zip(WANTS, TARGETS[phase], strict=True)
-    ]
+    rows = [ratio_row(name, timings, name, "plain", target) for name, target in zip(WANTS, TARGETS[phase], strict=True)]
     return Table(title, rows, base=f"plain: {1e3 * timings.time('plain').median:.1f} ms; {timings.disturbance}")
 
 

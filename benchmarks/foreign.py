@@ -128,8 +128,8 @@ def _table(title: str, model: Any, wrapped: Callable[..., Any] | None, run: Call
         variants[name] = plain(run(call=wrapped))
         pairs.append((OURS_ALL, name, "capture / nnsight, both logits + ids + weights"))
     timings = interleave(variants, rounds)
-    rows = [ratio_row(name, timings.ratio(name, "plain")) for name in variants if name != "plain"]
-    rows += [ratio_row(words, timings.ratio(ours, theirs)) for ours, theirs, words in pairs]
+    rows = [ratio_row(name, timings, name, "plain") for name in variants if name != "plain"]
+    rows += [ratio_row(words, timings, ours, theirs) for ours, theirs, words in pairs]
     return Table(title, rows, base=f"plain: {1e3 * timings.time('plain').median:.1f} ms; {timings.disturbance}")
 
 

@@ -19,7 +19,6 @@ from probes.analysis import analyze
 from probes.metrics.registry import discover
 from store.trace import open_trace
 
-LENGTHS = (4, 16, 64, 256)
 CACHE_SIZES = (8, 16, 32)
 METHOD = """\
 Each metric and a plain NumPy version of its definition (`benchmarks/plain_metrics.py`) run in the same rounds on
@@ -58,7 +57,9 @@ def _segments(scale: Scale) -> Table:
         return lambda: plain_metrics.srp(experts, sequence, count, m)
 
     return _table(
-        f"SRP, all levels, {_size(experts, count)}", {f"m = {m}": (ours(m), theirs(m)) for m in LENGTHS}, scale
+        f"SRP, all levels, {_size(experts, count)}",
+        {f"m = {m}": (ours(m), theirs(m)) for m in scale.segment_lengths},
+        scale,
     )
 
 
@@ -75,7 +76,7 @@ def _caches(scale: Scale) -> Table:
         return lambda: plain_metrics.sch_online(experts, sequence, count, m, sizes)
 
     title = f"SCH (online, layer level, caches of {', '.join(map(str, sizes))}), {_size(experts, count)}"
-    return _table(title, {f"m = {m}": (ours(m), theirs(m)) for m in LENGTHS}, scale)
+    return _table(title, {f"m = {m}": (ours(m), theirs(m)) for m in scale.segment_lengths}, scale)
 
 
 def _stored(path: Path, scale: Scale) -> Table:
@@ -103,7 +104,7 @@ def _table(title: str, pairs: dict[str, tuple[Callable[[], Any], Callable[[], An
     for name, (ours, theirs) in pairs.items():
         np.testing.assert_allclose(np.sort(ours()), np.sort(theirs()), rtol=1e-12, atol=1e-12)
         timings = interleave({"ours": plain(ours), "plain": plain(theirs)}, scale.metric_rounds, warm=0)
-        rows.append(ratio_row(name, timings.ratio("ours", "plain"), note=_said(timings), unit="x plain NumPy"))
+        rows.append(ratio_row(name, timings, "ours", "plain", note=_said(timings), unit="x plain NumPy"))
     return Table(title, rows)
 
 

@@ -26,7 +26,7 @@ SAID = {
     "all": "all: ids, weights, logits, norms, predictions (the default)",
 }
 METHOD = """\
-`probes.record.record` on a loaded model, from the first prompt's tokenization to the closed trace, against the same
+`probes.record` on a loaded model, from the first prompt's tokenization to the closed trace, against the same
 batches through the model alone (they are cut and padded beforehand, outside the clock). Prompts are {low} to {high}
 tokens long with eight labels; a batch holds up to 2,048 tokens, padding included. Every recording writes a new
 file. The second table takes the pieces apart, each row adding one to the row before: hooks and host arrays; rows
@@ -114,7 +114,7 @@ def whole(family: str, model: Any, tokenizer: Any, scale: Scale) -> Table:
     rows = []
     for name, capture in LEVELS.items():
         note = f"{count / timings.time(name).median:,.0f} tokens/s, file {sizes[capture] / 1e6:,.0f} MB"
-        rows.append(ratio_row(SAID[name], timings.ratio(name, "plain"), TARGETS[name], note))
+        rows.append(ratio_row(SAID[name], timings, name, "plain", TARGETS[name], note))
     seconds = timings.time("plain").median
     return Table(
         f"{family}: {count:,} tokens in {len(prompts.good):,} prompts",
@@ -132,7 +132,7 @@ def pieces(family: str, model: Any, tokenizer: Any, scale: Scale) -> Table:
         variants[f"{name}: and rows"] = stepped(model, tokenizer, prompts, capture, rows=True)
         variants[f"{name}: and writing (all of `record`)"] = recording(model, tokenizer, prompts, capture)
     timings = interleave(variants, scale.parts_rounds, warm=0)
-    rows: list[Row] = [ratio_row(name, timings.ratio(name, "plain")) for name in variants if name != "plain"]
+    rows: list[Row] = [ratio_row(name, timings, name, "plain") for name in variants if name != "plain"]
     return Table(
         f"{family}, step by step", rows, base=f"plain: {timings.time('plain').median:.1f} s; {timings.disturbance}"
     )

@@ -9,7 +9,7 @@ HEAD = """\
 
 Made by `make bench` (`python -m benchmarks.run`); do not edit. The figures as data: `benchmarks/results.json`.
 
-Figures are medians over rounds, with quartiles in brackets. What is compared runs in the same rounds: each round
+Figures are medians over rounds, with quartiles beside them. What is compared runs in the same rounds: each round
 runs every variant once, in rotated order, and a ratio is taken within its round. A round during which other
 processes used more than 0.15 of a core is run again, up to three times as many rounds as are counted. Nothing in
 the tests asserts a time.
@@ -73,12 +73,13 @@ def _table(table: Table) -> list[str]:
     head = f"### {table.title}"
     lines = [head, "", *([f"{table.base[0].upper()}{table.base[1:]}.", ""] if table.base else [])]
     lines += [
-        "| what | measured | quartiles | rounds | target | met | |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| what | measured | quartiles | CPU time | rounds | target | met | |",
+        "|" + " --- |" * 8,
     ]
     for row in table.rows:
         quartiles = "" if row.low is None or row.high is None else f"{_number(row.low)}-{_number(row.high)}"
-        cells = [row.what, _value(row), quartiles, str(row.rounds or ""), _target(row), _met(row), row.note]
+        cpu = "" if row.cpu is None else f"{_number(row.cpu)} x"
+        cells = [row.what, _value(row), quartiles, cpu, str(row.rounds or ""), _target(row), _met(row), row.note]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 

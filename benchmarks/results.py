@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing import Spread, machine
+from benchmarks.timing import Timings, machine
 
 AT_MOST, AT_LEAST = "at most", "at least"
 
@@ -18,7 +18,8 @@ AT_MOST, AT_LEAST = "at most", "at least"
 class Row:
     """One figure. `target` with `sense` "at most" or "at least"; None where nothing was promised.
 
-    `low` and `high` are quartiles over `rounds` rounds; None where the figure is exact (a file's size).
+    `low` and `high` are quartiles over `rounds` rounds; None where the figure is exact (a file's size). `cpu` is the
+    same ratio in CPU time, all threads added up.
     """
 
     what: str
@@ -30,6 +31,7 @@ class Row:
     target: float | None = None
     sense: str = AT_MOST
     note: str = ""
+    cpu: float | None = None
 
     @property
     def met(self) -> bool | None:
@@ -38,9 +40,12 @@ class Row:
         return self.value <= self.target if self.sense == AT_MOST else self.value >= self.target
 
 
-def ratio_row(what: str, found: Spread, target: float | None = None, note: str = "", unit: str = "x") -> Row:
-    """A row from a spread, in the way ratios are reported."""
-    return Row(what, found.median, unit, found.low, found.high, found.rounds, target, note=note)
+def ratio_row(
+    what: str, timings: Timings, variant: str, base: str, target: float | None = None, note: str = "", unit: str = "x"
+) -> Row:
+    """The row of variant / base."""
+    found, cpu = timings.ratio(variant, base), timings.cpu_ratio(variant, base)
+    return Row(what, found.median, unit, found.low, found.high, found.rounds, target, note=note, cpu=cpu)
 
 
 @dataclass

@@ -27,6 +27,7 @@ class Scale:
     metric_rounds: int
     metric_tokens: int
     cache_tokens: int
+    segment_lengths: tuple[int, ...] = (4, 16, 64, 256)
     families: tuple[str, ...] = FAMILIES
 
 
@@ -83,6 +84,7 @@ SMOKE = Scale(
     metric_rounds=1,
     metric_tokens=128,
     cache_tokens=32,
+    segment_lengths=(4,),
     families=("OLMoE",),
 )
 SCALES = {scale.name: scale for scale in (FULL, QUICK, SMOKE)}

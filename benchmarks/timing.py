@@ -13,9 +13,9 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,24 +44,45 @@ def spread(values: list[float]) -> Spread:
 
 
 @dataclass(frozen=True)
-class Timings:
-    """Seconds per variant, one entry per round; the same index is the same round. `others`: cores others used."""
+class Sample:
+    """One variant in one round: seconds by the clock, CPU seconds of this process, cores that others used meanwhile."""
 
-    seconds: dict[str, list[float]]
-    others: list[float] = field(default_factory=list)
+    clock: float
+    cpu: float
+    others: float
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Samples of every variant, one per round; the same index is the same round."""
+
+    samples: dict[str, list[Sample]]
 
     def ratio(self, variant: str, base: str) -> Spread:
-        """Spread of variant / base, round by round."""
-        return spread([v / b for v, b in zip(self.seconds[variant], self.seconds[base], strict=True)])
+        """Spread of variant / base by the clock, round by round."""
+        return spread([v.clock / b.clock for v, b in self._pairs(variant, base)])
+
+    def cpu_ratio(self, variant: str, base: str) -> float:
+        """Median of variant / base in CPU time: all threads added up, and hardly moved by what else runs."""
+        return statistics.median(v.cpu / b.cpu for v, b in self._pairs(variant, base))
 
     def time(self, variant: str) -> Spread:
-        """Spread of the seconds themselves."""
-        return spread(self.seconds[variant])
+        """Spread of the seconds by the clock."""
+        return spread([sample.clock for sample in self.samples[variant]])
+
+    def _pairs(self, variant: str, base: str) -> list[tuple[Sample, Sample]]:
+        return list(zip(self.samples[variant], self.samples[base], strict=True))
 
     @property
     def disturbance(self) -> str:
         """How busy the machine was with other things, in words."""
-        return f"other processes used {statistics.median(self.others):.2f} cores" if self.others else ""
+        rounds = zip(*self.samples.values(), strict=True)
+        return f"other processes used {statistics.median(_most(r) for r in rounds):.2f} cores"
+
+
+def _most(samples: Iterable[Sample]) -> float:
+    """The most that others used during one of the samples of a round."""
+    return max(sample.others for sample in samples)
 
 
 def plain(work: Work) -> Variant:
@@ -76,39 +97,31 @@ def interleave(variants: Mapping[str, Variant], rounds: int, *, repeats: int = 1
     rounds are repeated (see above).
     """
     names = list(variants)
-    tried: list[tuple[float, dict[str, float]]] = []
+    tried: list[dict[str, Sample]] = []
     with _settled():
         _round(variants, names, repeats, warm)
-        while len(tried) < rounds * PATIENCE and sum(others <= QUIET for others, _ in tried) < rounds:
+        while len(tried) < rounds * PATIENCE and sum(_most(r.values()) <= QUIET for r in tried) < rounds:
             at = len(tried) % len(names)
             tried.append(_round(variants, names[at:] + names[:at], repeats, warm))
-    kept = sorted(tried, key=lambda item: max(item[0], QUIET))[:rounds]
-    return Timings({name: [taken[name] for _, taken in kept] for name in names}, [others for others, _ in kept])
+    kept = sorted(tried, key=lambda r: max(_most(r.values()), QUIET))[:rounds]
+    return Timings({name: [r[name] for r in kept] for name in names})
 
 
-def _round(
-    variants: Mapping[str, Variant], names: list[str], repeats: int, warm: int
-) -> tuple[float, dict[str, float]]:
-    """Every variant once: the most cores that others used during one of them, and the seconds of each."""
-    taken: dict[str, float] = {}
-    others = 0.0
-    for name in names:
-        taken[name], busy = _sample(variants[name], repeats, warm)
-        others = max(others, busy)
-    return others, taken
+def _round(variants: Mapping[str, Variant], names: list[str], repeats: int, warm: int) -> dict[str, Sample]:
+    return {name: _sample(variants[name], repeats, warm) for name in names}
 
 
-def _sample(variant: Variant, repeats: int, warm: int) -> tuple[float, float]:
+def _sample(variant: Variant, repeats: int, warm: int) -> Sample:
     with variant() as work:
         for _ in range(warm):
             work()
         gc.collect()
         watch = Watch()
-        start = time.perf_counter()
+        clock, cpu = time.perf_counter(), time.process_time()
         for _ in range(repeats):
             work()
-        seconds = time.perf_counter() - start
-        return seconds / repeats, watch.others()
+        cpu, clock = time.process_time() - cpu, time.perf_counter() - clock
+        return Sample(clock / repeats, cpu / repeats, watch.others())
 
 
 class Watch:

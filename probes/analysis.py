@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probes.errors import ProbeError, UsageError
-from probes.metrics import get
+from probes.metrics import discover, get
+from probes.metrics.bootstrap import SEED
 from probes.metrics.chunk import MOMENTS, WEIGHTS, About, PairedArrays
 from probes.metrics.function import PER_TOKEN_LAYER, SCORES
+from probes.metrics.permutation import PERMUTATIONS, Permuted, with_noise
 from probes.metrics.registry import LEVELS, Column, Metric
 from probes.metrics.run import run
 from probes.routing import RoutingArrays
@@ -31,6 +33,10 @@ PER_TOKEN = ("token_id", "predicted_id", "token", "label")
 COMMON_COLUMNS = (
     Column("label", "name", "label of the sequences; null = those without one"),
     Column("token", "name", "token text, or its id where the trace has no text"),
+    Column("p", "probability", "of a difference as large between labels dealt out at random over the sequences", 0, 1),
+    Column(
+        "q", "probability", "Benjamini–Hochberg false-discovery rate over all rows; up to 0.05 is more than noise", 0, 1
+    ),
     Column("ci_low", "as the value", "lower end of the 95 % bootstrap interval over sequences"),
     Column("ci_high", "as the value", "upper end of the 95 % bootstrap interval over sequences"),
 )
@@ -42,40 +48,85 @@ def analyze(
     run_id: int | None = None,
     layers: Any = None,
     by: str | None = None,
+    test: bool = False,
     **params: Any,
 ) -> pd.DataFrame:
     """The table of one metric over one run of a trace (a path or an open trace).
 
-    layers: the model's own indices, as a sequence or as text ("0-7,12"). by: what to group by ("label"). params: the
-    metric's own options; ci, resamples, seed; for a metric that compares two runs against (a run id) and against_trace.
-    Raises UsageError for a wrong name or value, ProbeError where the trace lacks what the metric needs. `attrs` of the
-    result hold metric, params, run_id and columns.
+    layers: the model's own indices, as a sequence or as text ("0-7,12"). by: what to group by ("label"). test: add p
+    and q of differences between labels (labels dealt out anew among the sequences). params: the metric's own options;
+    ci, resamples, seed; for a metric that compares two runs against (a run id) and against_trace. Raises UsageError
+    for a wrong name or value, ProbeError where the trace lacks what the metric needs. `attrs` of the result hold metric,
+    params, run_id and columns.
     """
     declared = get(metric)
     common: dict[str, Any] = {name: params.pop(name) for name in ("ci", "resamples", "seed") if name in params}
     pair = {name: params.pop(name, None) for name in PAIR if declared.paired or declared.across}
     options = declared.checked(params)
-    opened = _opened(trace)
-    source = TraceSource(opened, run_id, layers)
+    source_trace = opened(trace)
+    source = TraceSource(source_trace, run_id, layers)
     source.asked = (declared, options)
     named = [options[name] for name in declared.tags]
     if tags := [name for name in named if "=" in name and name not in source.label_names]:
         source = TaggedSource(source, named, tags)
     if declared.paired:
-        source = PairedSource(source, _second(opened, source, **pair))
+        source = PairedSource(source, _second(source_trace, source, **pair))
     elif any(value is not None for value in pair.values()):
-        source = RunsSource(source, _second(opened, source, **pair))
+        source = RunsSource(source, _second(source_trace, source, **pair))
     frame = run(declared, source, options, by=by, **common)
+    if test:
+        frame = _tested(frame, declared, source, options, common.get("seed", SEED))
     frame.attrs = {
         "metric": declared.name,
-        "params": _params(options, {"by": by, "layers": layers, **pair}, common),
+        "params": _params(options, {"by": by, "layers": layers, "test": test, **pair}, common),
         "run_id": source.run_id,
         "columns": [_described(declared, name) for name in frame.columns],
     }
     return frame
 
 
-def _opened(trace: Any) -> Any:
+def _tested(
+    frame: pd.DataFrame, metric: Metric, source: TraceSource, options: Mapping[str, Any], seed: int
+) -> pd.DataFrame:
+    names = metric.compares(dict(options), source.label_names) if metric.compares else None
+    if names is None:
+        raise UsageError(f"{metric.name} has no --test with these options: it compares no labels")
+    test = noise_test(source, names, seed=seed)
+    for arrays in source.chunks(()):
+        test.feed(arrays)
+    return with_noise(frame, test, names, source.about.layers)
+
+
+def noise_test(
+    source: TraceSource, names: tuple[str, ...], permutations: int = PERMUTATIONS, seed: int = SEED
+) -> Permuted:
+    """The permutation test of the labels `names` of a run, ready to be fed its chunks."""
+    codes, place = source.sequence_codes(), [source.label_names.index(name) for name in names]
+    ours = np.select([codes == code for code in place], range(len(place)), -1)
+    return Permuted(ours, len(names), (source.about.num_layers, source.about.num_experts), permutations, seed)
+
+
+def save(trace: Any, frame: pd.DataFrame) -> int:
+    """Keeps an analysed table in the trace it came from and returns its number in the view `results`.
+
+    The same metric with the same options over the same run is replaced. Raises TraceError where the trace cannot be
+    written.
+    """
+    from probes.metrics.render import as_object
+    from store.results import save_result
+
+    table = as_object(frame)
+    return save_result(opened(trace), definition=_definition(table["metric"]), **table)
+
+
+def _definition(name: str) -> dict[str, str]:
+    if name not in discover():
+        return {"question": "What would one look for first?", "formula": "see the command of each row", "source": ""}
+    return {part: str(getattr(get(name), part)) for part in ("question", "formula", "source")}
+
+
+def opened(trace: Any) -> Any:
+    """The trace itself, or the one at that path."""
     if hasattr(trace, "chunks"):
         return trace
     from store.trace import open_trace
@@ -131,6 +182,12 @@ class TraceSource:
         self._all = len(rows) == len(every)
         self._position = np.flatnonzero(every["layer"].isin(rows["layer"]))
         self.about = _about(rows, self.run)
+
+    def sequence_codes(self) -> np.ndarray:
+        """[S] the number of the label (-1: none) of each sequence that has tokens, in the order `chunks` reads them."""
+        from store.finding_queries import sequence_labels
+
+        return sequence_labels(self.trace, self.run_id)
 
     def chunks(self, needs: tuple[str, ...]) -> Iterator[RoutingArrays]:
         """Whole sequences, at most about CHUNK_BYTES of arrays at a time."""
@@ -229,8 +286,8 @@ class TaggedSource(TraceSource):
     def __init__(self, first: TraceSource, names: list[str], tags: list[str]) -> None:
         self.__dict__.update(first.__dict__)
         self.label_names = tuple(names)
-        sql = "SELECT sequence_id, label, metadata::VARCHAR AS metadata FROM sequences WHERE run_id = ? ORDER BY 1"
-        rows = self.trace.sql(sql, [self.run_id])
+        columns = "sequence_id, label, n_tokens, metadata::VARCHAR AS metadata"
+        rows = self.trace.sql(f"SELECT {columns} FROM sequences WHERE run_id = ? ORDER BY 1", [self.run_id])  # noqa: S608
         self._ids = rows["sequence_id"].to_numpy(np.int64)
         self._codes = np.full(len(rows), -1, np.int64)
         for code, name in enumerate(names):
@@ -240,6 +297,10 @@ class TaggedSource(TraceSource):
             if (self._codes[mine] >= 0).any():
                 raise UsageError(f"the sets {names[0]} and {names[1]} share sequences; they must not")
             self._codes[mine] = code
+        self._read = (rows["n_tokens"] > 0).to_numpy()
+
+    def sequence_codes(self) -> np.ndarray:
+        return self._codes[self._read]
 
     def chunks(self, needs: tuple[str, ...]) -> Iterator[RoutingArrays]:
         """The run's chunks, with the tags in place of the labels."""
@@ -266,7 +327,7 @@ def _second(trace: Any, first: TraceSource, against: int | None, against_trace: 
     """The run to compare with: it has the same layers, experts and k, or the comparison makes no sense."""
     if against is None and against_trace is None:
         raise UsageError("this compares two runs: give --against RUN (or --against-trace TRACE)")
-    other = TraceSource(trace if against_trace is None else _opened(against_trace), against, first.about.layers)
+    other = TraceSource(trace if against_trace is None else opened(against_trace), against, first.about.layers)
     a, b = first.about, other.about
     if (a.num_experts, a.top_k) != (b.num_experts, b.top_k):
         shapes = f"{a.top_k} of {a.num_experts} experts against {b.top_k} of {b.num_experts}"

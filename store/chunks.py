@@ -132,7 +132,8 @@ def _scatter(out: np.ndarray, lists: Any, place: np.ndarray) -> None:
 
 
 def _logits_columns(info: Any) -> list[str]:
-    return sorted({logits_column(TYPES[name]) for name in info.logits_type if name in TYPES})
+    kinds = zip(info.logits_type, info.num_experts, strict=True)
+    return sorted({logits_column(TYPES[name], e) for name, e in kinds if name in TYPES})
 
 
 def _logits(table: Any, place: np.ndarray, shape: tuple[int, int], info: Any) -> np.ndarray:

@@ -90,7 +90,7 @@ def _retry(attach: Callable[[], Any], path: str, read_only: bool, wait: float) -
             if time.monotonic() > deadline:
                 raise TraceError(f"{path}: another process has the file open ({_holder(error)}); try again") from error
         time.sleep(delay * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
-        delay = min(delay * 1.5, 0.2 if read_only else 0.05)  # a recording must not fall behind for readers
+        delay = min(delay * 1.5, 0.05)
 
 
 def is_lock(error: Exception) -> bool:
@@ -210,6 +210,7 @@ def create_file(path: Path) -> None:
         con = connect(making, read_only=False, wait=0)
         try:
             create_schema(con)
+            con.execute("CHECKPOINT")  # closing does it too, but says nothing when it fails
         finally:
             con.close()
         _move(making, path)
@@ -277,41 +278,42 @@ def _quietly(action: Callable[[], Any]) -> None:
         action()
 
 
-@contextmanager
-def writing(path: str | os.PathLike[str], wait: float | None = None) -> Iterator[Any]:
-    """One transaction on the trace at `path`, with DuckDB's errors in our words; the file is closed after it."""
-    con = connect(path, read_only=False, wait=wait)
-    try:
-        with transaction(con):
-            yield con
-        con.execute("CHECKPOINT")
-    except duckdb.Error as error:
-        raise explain(error, path) from error
-    finally:
-        _quietly(con.close)
-
-
 # DuckDB takes 15 ms to start and 2 to open a file: what has answered is kept (without a file) for the next question.
 _idle: list[Any] = []
 os.register_at_fork(after_in_child=_idle.clear)
 
 
-def read(path: str | os.PathLike[str], ask: Callable[[Any], T], wait: float | None = None) -> T:
-    """Open, ask, close. What `ask` returns must not need the connection any more."""
+@contextmanager
+def _opened(path: str | os.PathLike[str], read_only: bool, wait: float) -> Iterator[Any]:
+    """A connection to the file, which is let go of at the end; DuckDB's errors come out in our words."""
     con = _idle.pop() if _idle else duckdb.connect(config=CONFIG)
     try:
-        _attach(con, str(path), True, READ_WAIT if wait is None else wait)
-        answer = ask(con)
+        _attach(con, str(path), read_only, wait)
+        yield con
         con.execute("USE memory")
         con.execute("DETACH trace")
     except duckdb.Error as error:
-        con.close()
+        _quietly(con.close)
         raise explain(error, path) from error
     except BaseException:
-        con.close()
+        _quietly(con.close)
         raise
     if len(_idle) < 4:
         _idle.append(con)
     else:
         con.close()
-    return answer
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str], wait: float | None = None) -> Iterator[Any]:
+    """One transaction on the trace at `path`, in its place when this ends; the file is open only meanwhile."""
+    with _opened(path, False, WRITE_WAIT if wait is None else wait) as con:
+        with transaction(con):
+            yield con
+        con.execute("CHECKPOINT")
+
+
+def read(path: str | os.PathLike[str], ask: Callable[[Any], T], wait: float | None = None) -> T:
+    """Open, ask, close. What `ask` returns must not need the connection any more."""
+    with _opened(path, True, READ_WAIT if wait is None else wait) as con:
+        return ask(con)

@@ -6,7 +6,6 @@ logits kept the file was 15 % smaller), unnesting is twice as fast, and insertin
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,8 @@ ROUTING = pa.schema(
         ("margin", pa.float32()),
         ("missing_reason", pa.string()),
         ("logits", pa.list_(pa.float32())),
-        ("logits_packed", pa.list_(pa.uint32())),
+        ("logits_32", pa.list_(pa.uint64())),
+        ("logits_16", pa.list_(pa.uint32())),
     ]
 )
 VECTORS = pa.schema(
@@ -59,55 +59,44 @@ HIDDEN_ROWS = pa.schema(
 )
 
 
-def logits_column(dtype: np.dtype) -> str:
-    return "logits" if dtype.itemsize == 4 else "logits_packed"
+PAIRS_FROM = 32  # experts; below, the room counts more than the time
 
 
-@cache
-def _bfloat16_words() -> tuple[np.ndarray, np.ndarray]:
-    """Each of the 65,536 bfloat16 patterns as the first and as the second half of a word (layout: schema.sql)."""
-    bits = np.arange(65_536, dtype=np.uint32)
-    r = (135 - ((bits >> 7) & 255)) & 255
-    rest = ((bits & 127) << 1) | (bits >> 15)
-    return (r >> 5) << 26 | (r & 31) << 16 | rest, (r >> 5) << 29 | (r & 31) << 21 | rest << 8
+def logits_column(dtype: np.dtype, num_experts: int) -> str:
+    """Column of raw.routing for such logits.
+
+    float32 of many experts goes in pairs, as 64-bit words: 0.9 instead of 1.8 µs for a row of 64, but 12 % more room
+    than FLOAT[] takes; 16-bit logits go in pairs in any case.
+    """
+    if dtype.itemsize == 2:
+        return "logits_16"
+    return "logits_32" if num_experts >= PAIRS_FROM else "logits"
 
 
 def pack_logits(logits: np.ndarray) -> np.ndarray:
-    """float32 [n, E] as it is; 16-bit logits two in a word, uint32 [n, ceil(E/2)] (an odd E repeats its last logit)."""
-    if logits.itemsize == 4:
+    """float32 of few experts [n, E] as it is; otherwise words [n, ceil(E/2)], uint64 or uint32."""
+    n, e = logits.shape
+    if logits_column(logits.dtype, e) == "logits":
         return logits
-    bits = np.ascontiguousarray(logits).view(np.uint16)
-    if bits.shape[1] % 2:
-        bits = np.concatenate([bits, bits[:, -1:]], axis=1)
-    if logits.dtype == np.float16:
-        return np.ascontiguousarray(bits).view(np.uint32)
-    first, second = _bfloat16_words()
-    return first[bits[:, 0::2]] | second[bits[:, 1::2]]
+    words = np.zeros((n, -(-e // 2)), np.uint64 if logits.itemsize == 4 else np.uint32)
+    if logits.dtype == np.uint16:
+        from store.bfloat16 import pack
 
-
-@cache
-def _bfloat16_parts() -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    """For each half of a word: float32 exponent bits by the word's upper 16 bits, the other bits by its lower 16."""
-    x = np.arange(65_536, dtype=np.uint32)
-    parts = []
-    for i in (0, 1):
-        r = (((x >> (10 + 3 * i)) & 7) << 5) | ((x >> (5 * i)) & 31)
-        rest = (x >> (8 * i)) & 255
-        parts.append((((391 - r) & 255) << 23, ((rest & 1) << 31) | ((rest >> 1) << 16)))
-    return tuple(parts)
+        pack(np.ascontiguousarray(logits), words)
+    else:
+        words.view(logits.dtype)[:, :e] = logits
+    return words
 
 
 def unpack_logits(words: np.ndarray, dtype: np.dtype, num_experts: int) -> np.ndarray:
     """Logits [n, E] as float32, exactly, from words of logits that were of `dtype` (uint16: bfloat16 bits)."""
-    if dtype.itemsize == 4:
-        return words
-    if dtype == np.float16:
-        return widen(np.ascontiguousarray(words).view(np.float16)[:, :num_experts])
-    bits = np.empty((len(words), 2 * words.shape[1]), np.uint32)
-    upper, lower = words >> 16, words & 65_535
-    for i, (exponents, others) in enumerate(_bfloat16_parts()):
-        np.bitwise_or(exponents[upper], others[lower], out=bits[:, i::2])
-    return bits.view(np.float32)[:, :num_experts]
+    if dtype != np.uint16:
+        return widen(np.ascontiguousarray(words).view(dtype)[:, :num_experts])
+    from store.bfloat16 import unpack
+
+    bits = np.empty((len(words), num_experts), np.uint32)
+    unpack(np.ascontiguousarray(words), bits)
+    return bits.view(np.float32)
 
 
 def widen(logits: np.ndarray) -> np.ndarray:
@@ -195,7 +184,7 @@ def _logits_column(rows: LayerRows) -> dict[str, pa.Array]:
     if rows.logits is None or kept is None:
         return {}
     words = pack_logits(rows.logits if kept.all() else rows.logits[kept])
-    column = logits_column(rows.logits.dtype)
+    column = logits_column(rows.logits.dtype, rows.logits.shape[1])
     return {column: _spread(words, kept, ROUTING.field(column).type)}
 
 

@@ -122,6 +122,7 @@ class Metric:
     cells       (options, about) -> how many numbers `count` makes per group, where they are many
     draws       (sums, groups, options, about) -> [resamples, rows], where `estimate` of each would be too slow
     tags        options that name a label, or a tag of the sequences' metadata as "key=value"
+    compares    (options, labels) -> the labels whose difference `--test` tests against noise, or None for these options
     paired      compares two runs of the same tokens (`--against RUN`; `other_experts` in Python)
     across      can compare two runs of any tokens as it compares labels (`--against RUN`)
     value       the column `estimate` computes
@@ -148,6 +149,7 @@ class Metric:
     cells: Callable[[Options, Any], int] | None = None
     draws: Callable[..., Any] | None = None
     tags: tuple[str, ...] = ()
+    compares: Callable[[Options, tuple[str, ...]], tuple[str, ...] | None] | None = None
     paired: bool = False
     across: bool = False
     value: str = ""

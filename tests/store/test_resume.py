@@ -76,7 +76,7 @@ def test_a_log_left_behind_is_read_and_resumed(tmp_path):
         "        done = sql == 'CHECKPOINT' and self.con.sql(DONE).fetchall()[0][0]\n"
         "        if done: os._exit(9)\n"
         "        return self.con.execute(sql, *a)\n"
-        "real = d.connect\nd.connect = lambda *a, **k: Con(real(*a, **k))\n"
+        "real = d.duckdb.connect\nd.duckdb.connect = lambda *a, **k: Con(real(*a, **k))\n"
         "record(Path(sys.argv[1]), 5, 1)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=Path(__file__).parents[2], check=False)

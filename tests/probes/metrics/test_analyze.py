@@ -266,3 +266,19 @@ def test_two_runs_are_as_far_apart_as_two_labels_would_be(case: Case, trace: Pat
     same(found, again.drop(columns=["ci_low", "ci_high"]))
     assert (analyze(trace, "dataset_distance", run_id=1, against=3).l2 == 0).all()
     assert analyze(trace, "dataset_distance", run_id=1, against=1, against_trace=trace).a[0].startswith("run 1 of ")
+
+
+def test_what_is_saved_is_what_was_printed(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = save(case, tmp_path / "s.duckdb")
+    for words in (["npmi", str(path)], ["overview", str(path), "--resamples", "20", "--permutations", "20"]):
+        assert main(["analyze", *words, "--save", "--json"]) == 0
+        said = capsys.readouterr()
+        printed = json.loads(said.out)
+        assert f"saved into {path} as result " in said.err
+        metric = printed["metric"]
+        rows = open_trace(path).sql("SELECT data FROM result_rows WHERE metric = ? ORDER BY row_number", [metric])
+        assert [json.loads(text) for text in rows["data"]] == printed["rows"]
+        (kept,) = open_trace(path).sql("SELECT * FROM results WHERE metric = ?", [metric]).to_dict("records")
+        assert kept["run_id"] == printed["run_id"]
+        assert json.loads(kept["params"]) == json.loads(json.dumps(printed["params"]))
+    assert "pmi = log2" in open_trace(path).sql("SELECT formula FROM results WHERE metric = 'npmi'")["formula"][0]
