@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CHUNK_BYTES = 96 * 2**20
+PAIR = ("against", "against_trace")
 MOST_ROWS = 1_000_000
 PER_LAYER = ("experts", "weights", "logits", "output_norm", "output_absmax", *PER_TOKEN_LAYER)
 PER_TOKEN = ("token_id", "predicted_id", "token", "label")
@@ -60,7 +61,7 @@ def analyze(
     """
     declared = get(metric)
     common: dict[str, Any] = {name: params.pop(name) for name in ("ci", "resamples", "seed") if name in params}
-    pair = {name: params.pop(name, None) for name in ("against", "against_trace") if declared.paired}
+    pair = {name: params.pop(name, None) for name in PAIR if declared.paired or declared.across}
     options = declared.checked(params)
     source_trace = opened(trace)
     source = TraceSource(source_trace, run_id, layers)
@@ -70,6 +71,8 @@ def analyze(
         source = TaggedSource(source, named, tags)
     if declared.paired:
         source = PairedSource(source, _second(source_trace, source, **pair))
+    elif any(value is not None for value in pair.values()):
+        source = RunsSource(source, _second(source_trace, source, **pair))
     frame = run(declared, source, options, by=by, **common)
     if test:
         frame = _tested(frame, declared, source, options, common.get("seed", SEED))
@@ -364,6 +367,45 @@ class PairedSource(TraceSource):
                 f"runs {self.run_id} and {self.other.run_id} are not of the same tokens (from sequence {first} on): "
                 "record the same prompts with the same tokenizer"
             )
+
+
+class RunsSource(TraceSource):
+    """Two runs of any tokens beside each other, each in place of a label."""
+
+    def __init__(self, first: TraceSource, other: TraceSource) -> None:
+        self.__dict__.update(first.__dict__)
+        self.both = (first, other)
+        self.label_names = (_named(first), _named(other))
+        if self.label_names[0] == self.label_names[1]:
+            self.label_names = tuple(f"{name} of {source.trace.path}" for name, source in self._each())
+        self.n_sequences = first.n_sequences + other.n_sequences
+
+    def _each(self) -> list[tuple[str, TraceSource]]:
+        return list(zip(self.label_names, self.both, strict=True))
+
+    def chunks(self, needs: tuple[str, ...]) -> Iterator[RoutingArrays]:
+        """The first run's chunks, then the other's, with the run as label."""
+        for code, source in enumerate(self.both):
+            for arrays in source.chunks(needs):
+                codes = np.full(len(arrays.sequence_id), code)
+                yield dataclasses.replace(arrays, label=codes, label_names=self.label_names)
+
+    def aggregates(self) -> Mapping[str, Any] | None:
+        """Both runs' counts, each summed over its labels; the last group, of sequences in neither run, is empty."""
+        each = [source.aggregates() for source in self.both]
+        names = ("count", "tokens", "missing", "seen")
+        return (
+            {name: _side_by_side([stored[name] for stored in each if stored]) for name in names} if all(each) else None
+        )
+
+
+def _named(source: TraceSource) -> str:
+    return f"run {source.run_id}"
+
+
+def _side_by_side(values: list[np.ndarray]) -> np.ndarray:
+    sums = [np.asarray(value).sum(axis=-1) for value in values]
+    return np.stack([*sums, np.zeros_like(sums[0])], axis=-1)
 
 
 def _has_values(values: Any) -> bool:

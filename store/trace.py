@@ -74,6 +74,7 @@ class Trace:
             row = frame[frame.run_id == run_id].iloc[0]
         else:
             raise TraceError(f"{self.path}: no run {run_id}; there are: {', '.join(map(str, frame.run_id))}")
+        self._known.add(int(row.run_id))
         return {str(k): _plain(v) for k, v in row.to_dict().items()}
 
     def layers(self, run_id: int | None = None) -> Any:

@@ -54,7 +54,7 @@ def _analyze(metric: Any, words: argparse.Namespace, as_json: bool) -> int:
 
     options = {o.name: getattr(words, o.name) for o in metric.options}
     common = {"run_id": words.run, "layers": words.layers, "by": words.by}
-    if metric.paired:
+    if metric.paired or metric.across:
         common |= {"against": words.against, "against_trace": words.against_trace}
     if metric.compares is not None:
         common["test"] = words.test
@@ -109,7 +109,7 @@ def _parser(metric: Any) -> argparse.ArgumentParser:
     own = parser.add_argument_group("options of this metric")
     for option in metric.options:
         _add(own, option)
-    if metric.paired:
+    if metric.paired or metric.across:
         own.add_argument("--against", type=int, metavar="RUN", help="the run to compare with")
         own.add_argument("--against-trace", metavar="TRACE", help="the trace it is in (default: the same)")
     common = parser.add_argument_group("options of every metric")

@@ -85,8 +85,8 @@ def outputs(at: Stored) -> Iterator[Finding]:
     kept = {"largest": largest, "sequence": at.sums["max_output_sequence_id"]}
     kept["position"] = at.sums["max_output_position"]
     counts = {name: np.take_along_axis(v, group, axis=-1)[None, ..., 0] for name, v in kept.items()}
-    largest_input = np.fmax.reduce(at.sums["max_abs_input"], axis=-1)[None]
-    counts |= {"max_input": largest_input, "max_massive": np.full(largest_input.shape[:2], np.nan)}
+    counts["max_input"] = np.fmax.reduce(at.sums["max_abs_input"], axis=-1)[None]
+    counts["max_massive"] = np.full(counts["largest"].shape[:2], np.nan)  # of every token: no stored sum has it
     counts |= {"token": np.full(counts["largest"].shape, None, object)}
     counts |= {"n_tokens": at.sums["tokens"].sum(axis=-1)[None], "seen": at.aggregates()["seen"].sum(keepdims=True)}
     metric = get("super_experts")

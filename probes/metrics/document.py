@@ -24,6 +24,9 @@ interval over sequences (`ci_low`, `ci_high`; 1,000 resamples, the basic interva
 a difference between labels more than noise? (`p`: 1,000 permutations of the labels over the sequences; `q`:
 Benjamini–Hochberg false-discovery rate over all experts). `probe analyze overview TRACE` says what one would look for
 first, in words.
+
+What a metric reads must have been recorded: `probe record --capture for=METRIC` keeps it, and an error names what is
+missing.
 """
 
 

@@ -124,6 +124,7 @@ class Metric:
     tags        options that name a label, or a tag of the sequences' metadata as "key=value"
     compares    (options, labels) -> the labels whose difference `--test` tests against noise, or None for these options
     paired      compares two runs of the same tokens (`--against RUN`; `other_experts` in Python)
+    across      can compare two runs of any tokens as it compares labels (`--against RUN`)
     value       the column `estimate` computes
     laws        names of laws (see laws.py) it obeys;  ends: values it must take on uniform and one-hot routing
     """
@@ -150,6 +151,7 @@ class Metric:
     tags: tuple[str, ...] = ()
     compares: Callable[[Options, tuple[str, ...]], tuple[str, ...] | None] | None = None
     paired: bool = False
+    across: bool = False
     value: str = ""
     laws: tuple[str, ...] = ()
     ends: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -253,6 +253,21 @@ def test_sets_by_metadata_are_those_sequences(case: Case, trace: Path, monkeypat
         analyze(opened, "risk_difference", run_id=1, label="set=a", against="n=1")
 
 
+def test_two_runs_are_as_far_apart_as_two_labels_would_be(case: Case, trace: Path) -> None:
+    """Run 3 has other tokens; the runs stand in place of labels, with and without the stored sums."""
+    first, other = as_stored(case), as_stored({**case, "experts": case["other_experts"]})
+    twice = {name: np.concatenate([first[name], other[name]]) for name in ("experts", "label")}
+    twice["sequence_id"] = np.concatenate([case["sequence_id"], case["sequence_id"] + 100])
+    twice["label"] = np.repeat(np.array(["run 1", "run 2"], object), len(case["experts"]))
+    expected = metrics.dataset_distance(**twice, num_experts=case["num_experts"], layers=case["layers"])
+    found = analyze(trace, "dataset_distance", run_id=1, against=2)
+    same(expected, found)
+    again = analyze(trace, "dataset_distance", run_id=1, against=2, ci=True, resamples=20)
+    same(found, again.drop(columns=["ci_low", "ci_high"]))
+    assert (analyze(trace, "dataset_distance", run_id=1, against=3).l2 == 0).all()
+    assert analyze(trace, "dataset_distance", run_id=1, against=1, against_trace=trace).a[0].startswith("run 1 of ")
+
+
 def test_what_is_saved_is_what_was_printed(case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = save(case, tmp_path / "s.duckdb")
     for words in (["npmi", str(path)], ["overview", str(path), "--resamples", "20", "--permutations", "20"]):
