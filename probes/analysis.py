@@ -56,8 +56,8 @@ def analyze(
     layers: the model's own indices, as a sequence or as text ("0-7,12"). by: what to group by ("label"). test: add p
     and q of differences between labels (labels dealt out anew among the sequences). params: the metric's own options;
     ci, resamples, seed; for a metric that compares two runs against (a run id) and against_trace. Raises UsageError
-    for a wrong name or value, ProbeError where the trace lacks what the metric needs. `attrs` of the result hold metric,
-    params, run_id and columns.
+    for a wrong name or value, ProbeError where the trace lacks what the metric needs. `attrs` of the result hold
+    metric, params, run_id and columns.
     """
     declared = get(metric)
     common: dict[str, Any] = {name: params.pop(name) for name in ("ci", "resamples", "seed") if name in params}
