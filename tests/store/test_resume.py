@@ -37,7 +37,7 @@ def wait_for_commits(process, path, more=1):
 
 def test_killed_again_and_again_it_ends_with_the_same_rows(tmp_path):
     path, random_ = tmp_path / "killed.duckdb", random.Random(0)
-    for _ in range(4):
+    for _ in range(3):
         process = start(path, 1000, 1, 0.03)
         wait_for_commits(process, path)
         time.sleep(random_.random() * 0.15)
