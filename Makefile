@@ -30,5 +30,16 @@ test: check
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run
 
+# Everything that is generated, anew: pages from the declarations, findings and pictures from a fresh recording.
+docs: $(STAMP)
+	mkdir -p build
+	rm -f build/docs.duckdb
+	$(BIN)/probe families --check --write docs/families.md
+	$(BIN)/python -m probes.metrics.document
+	$(BIN)/python -m store.reference > docs/sql.md
+	$(BIN)/probe demo --no-serve --out build/docs.duckdb
+	$(BIN)/python docs/findings.py build/docs.duckdb
+	$(BIN)/python docs/screenshots.py build/docs.duckdb --choose tokens:token=14
+
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probes.errors import ProbeError, UsageError
-from probes.metrics import get
-from probes.metrics.chunk import About, PairedArrays
-from probes.metrics.function import SCORES
-from probes.metrics.registry import Column, Metric
+from probes.metrics import discover, get
+from probes.metrics.bootstrap import SEED
+from probes.metrics.chunk import MOMENTS, WEIGHTS, About, PairedArrays
+from probes.metrics.function import PER_TOKEN_LAYER, SCORES
+from probes.metrics.permutation import PERMUTATIONS, Permuted, with_noise
+from probes.metrics.registry import LEVELS, Column, Metric
 from probes.metrics.run import run
 from probes.routing import RoutingArrays
 
@@ -24,12 +26,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CHUNK_BYTES = 96 * 2**20
+PAIR = ("against", "against_trace")
 MOST_ROWS = 1_000_000
-PER_LAYER = ("experts", "weights", "logits", "output_norm", "output_absmax")
+PER_LAYER = ("experts", "weights", "logits", "output_norm", "output_absmax", *PER_TOKEN_LAYER)
 PER_TOKEN = ("token_id", "predicted_id", "token", "label")
 COMMON_COLUMNS = (
     Column("label", "name", "label of the sequences; null = those without one"),
     Column("token", "name", "token text, or its id where the trace has no text"),
+    Column("p", "probability", "of a difference as large between labels dealt out at random over the sequences", 0, 1),
+    Column(
+        "q", "probability", "Benjamini–Hochberg false-discovery rate over all rows; up to 0.05 is more than noise", 0, 1
+    ),
     Column("ci_low", "as the value", "lower end of the 95 % bootstrap interval over sequences"),
     Column("ci_high", "as the value", "upper end of the 95 % bootstrap interval over sequences"),
 )
@@ -41,37 +48,85 @@ def analyze(
     run_id: int | None = None,
     layers: Any = None,
     by: str | None = None,
+    test: bool = False,
     **params: Any,
 ) -> pd.DataFrame:
     """The table of one metric over one run of a trace (a path or an open trace).
 
-    layers: the model's own indices, as a sequence or as text ("0-7,12"). by: what to group by ("label"). params: the
-    metric's own options; ci, resamples, seed; for a metric that compares two runs against (a run id) and against_trace.
-    Raises UsageError for a wrong name or value, ProbeError where the trace lacks what the metric needs. `attrs` of the
-    result hold metric, params, run_id and columns.
+    layers: the model's own indices, as a sequence or as text ("0-7,12"). by: what to group by ("label"). test: add p
+    and q of differences between labels (labels dealt out anew among the sequences). params: the metric's own options;
+    ci, resamples, seed; for a metric that compares two runs against (a run id) and against_trace. Raises UsageError
+    for a wrong name or value, ProbeError where the trace lacks what the metric needs. `attrs` of the result hold
+    metric, params, run_id and columns.
     """
     declared = get(metric)
     common: dict[str, Any] = {name: params.pop(name) for name in ("ci", "resamples", "seed") if name in params}
-    pair = {name: params.pop(name, None) for name in ("against", "against_trace") if declared.paired}
+    pair = {name: params.pop(name, None) for name in PAIR if declared.paired or declared.across}
     options = declared.checked(params)
-    opened = _opened(trace)
-    source = TraceSource(opened, run_id, layers)
+    source_trace = opened(trace)
+    source = TraceSource(source_trace, run_id, layers)
+    source.asked = (declared, options)
     named = [options[name] for name in declared.tags]
     if tags := [name for name in named if "=" in name and name not in source.label_names]:
         source = TaggedSource(source, named, tags)
     if declared.paired:
-        source = PairedSource(source, _second(opened, source, **pair))
+        source = PairedSource(source, _second(source_trace, source, **pair))
+    elif any(value is not None for value in pair.values()):
+        source = RunsSource(source, _second(source_trace, source, **pair))
     frame = run(declared, source, options, by=by, **common)
+    if test:
+        frame = _tested(frame, declared, source, options, common.get("seed", SEED))
     frame.attrs = {
         "metric": declared.name,
-        "params": _params(options, {"by": by, "layers": layers, **pair}, common),
+        "params": _params(options, {"by": by, "layers": layers, "test": test, **pair}, common),
         "run_id": source.run_id,
         "columns": [_described(declared, name) for name in frame.columns],
     }
     return frame
 
 
-def _opened(trace: Any) -> Any:
+def _tested(
+    frame: pd.DataFrame, metric: Metric, source: TraceSource, options: Mapping[str, Any], seed: int
+) -> pd.DataFrame:
+    names = metric.compares(dict(options), source.label_names) if metric.compares else None
+    if names is None:
+        raise UsageError(f"{metric.name} has no --test with these options: it compares no labels")
+    test = noise_test(source, names, seed=seed)
+    for arrays in source.chunks(()):
+        test.feed(arrays)
+    return with_noise(frame, test, names, source.about.layers)
+
+
+def noise_test(
+    source: TraceSource, names: tuple[str, ...], permutations: int = PERMUTATIONS, seed: int = SEED
+) -> Permuted:
+    """The permutation test of the labels `names` of a run, ready to be fed its chunks."""
+    codes, place = source.sequence_codes(), [source.label_names.index(name) for name in names]
+    ours = np.select([codes == code for code in place], range(len(place)), -1)
+    return Permuted(ours, len(names), (source.about.num_layers, source.about.num_experts), permutations, seed)
+
+
+def save(trace: Any, frame: pd.DataFrame) -> int:
+    """Keeps an analysed table in the trace it came from and returns its number in the view `results`.
+
+    The same metric with the same options over the same run is replaced. Raises TraceError where the trace cannot be
+    written.
+    """
+    from probes.metrics.render import as_object
+    from store.results import save_result
+
+    table = as_object(frame)
+    return save_result(opened(trace), definition=_definition(table["metric"]), **table)
+
+
+def _definition(name: str) -> dict[str, str]:
+    if name not in discover():
+        return {"question": "What would one look for first?", "formula": "see the command of each row", "source": ""}
+    return {part: str(getattr(get(name), part)) for part in ("question", "formula", "source")}
+
+
+def opened(trace: Any) -> Any:
+    """The trace itself, or the one at that path."""
     if hasattr(trace, "chunks"):
         return trace
     from store.trace import open_trace
@@ -108,7 +163,12 @@ def layers_of(text: Any) -> list[int]:
 
 
 class TraceSource:
-    """One run of a trace, as metrics take it: its shape, its labels, its chunks and its stored sums."""
+    """One run of a trace, as metrics take it: its shape, its labels, its chunks and its stored sums.
+
+    `asked`: for which metric, with which options, so that what is missing can be told from what it is needed for.
+    """
+
+    asked: tuple[Metric, Mapping[str, Any]] | None = None
 
     def __init__(self, trace: Any, run_id: int | None = None, layers: Any = None) -> None:
         self.trace = trace
@@ -123,16 +183,67 @@ class TraceSource:
         self._position = np.flatnonzero(every["layer"].isin(rows["layer"]))
         self.about = _about(rows, self.run)
 
+    def sequence_codes(self) -> np.ndarray:
+        """[S] the number of the label (-1: none) of each sequence that has tokens, in the order `chunks` reads them."""
+        from store.finding_queries import sequence_labels
+
+        return sequence_labels(self.trace, self.run_id)
+
     def chunks(self, needs: tuple[str, ...]) -> Iterator[RoutingArrays]:
         """Whole sequences, at most about CHUNK_BYTES of arrays at a time."""
         columns = tuple(dict.fromkeys(("experts", *(n.rstrip("?") for n in needs if n.rstrip("?") in PER_LAYER))))
         layers = None if self._all else [int(x) for x in self.about.layers]
-        empty = {name for name in needs if not name.endswith("?") and name != "label"}
+        whole: dict[str, Any] = self._moments() if set(MOMENTS) & set(needs) else {}
+        whole |= self._weights() if set(WEIGHTS) & set(needs) else {}
+        empty = {name for name in needs if not name.endswith("?") and name != "label"} - set(whole)
         for chunk in self.trace.chunks(self.run_id, layers=layers, columns=columns, max_rows=self._rows(columns)):
             empty -= {name for name in empty if _has_values(chunk.get(name))}
-            yield self._arrays(chunk)
+            yield self._arrays(chunk, whole)
         if empty:
-            raise ProbeError(f"run {self.run_id} was recorded without {min(empty)}, which this metric needs")
+            raise self._missing(min(empty))
+
+    def _missing(self, name: str) -> ProbeError:
+        """What to record to have it."""
+        who = "this metric" if self.asked is None else self.asked[0].who_needs(name, dict(self.asked[1]))
+        text = f"{who} needs {name}, which run {self.run_id} was recorded without"
+        level = LEVELS.get(name.removeprefix("other_"))
+        if level is None:
+            return ProbeError(text)
+        asked = level if self.asked is None else f"for={self.asked[0].name}"
+        return ProbeError(f"{text}: record again with --capture {asked}" + (f" (level {level})" if self.asked else ""))
+
+    def _weights(self) -> Mapping[str, Any]:
+        """Weights of the model that was recorded, which a trace does not hold."""
+        from probes.weights import open_weights
+
+        model = None if self.asked is None else self.asked[1].get("model")
+        if model is None:
+            raise UsageError("this kind reads the model's weights: give --model FOLDER")
+        return open_weights(model, [int(layer) for layer in self.about.layers])
+
+    def _router_inputs(self) -> dict[int, Any]:
+        kept = self.trace.router_inputs(self.run_id)
+        chosen = {int(layer): kept[int(layer)] for layer in self.about.layers if int(layer) in kept}
+        if not chosen:
+            raise self._missing("router_input")
+        return chosen
+
+    def _moments(self) -> dict[str, np.ndarray]:
+        """count [L, E], mean and m2 [L, E, H] of the output vectors; experts a layer lacks have count 0."""
+        stored = self.trace.moments(self.run_id)
+        if not any(int(layer) in stored for layer in self.about.layers):
+            raise self._missing("output_mean")
+        width = max(mean.shape[1] for _, mean, _ in stored.values())
+        shape = (self.about.num_layers, self.about.num_experts)
+        found = {
+            "output_count": np.zeros(shape, np.int64),
+            "output_mean": np.full((*shape, width), np.nan, np.float32),
+            "output_m2": np.full((*shape, width), np.nan, np.float32),
+        }
+        for i, layer in enumerate(self.about.layers):
+            for name, values in zip(MOMENTS, stored.get(int(layer), ()), strict=False):
+                found[name][i, : len(values)] = values
+        return found
 
     def _rows(self, columns: tuple[str, ...]) -> int:
         """(token, layer) rows per chunk."""
@@ -140,7 +251,7 @@ class TraceSource:
         per_layer = sum(width.get(name, 4 * self.about.top_k) for name in columns)
         return min(MOST_ROWS, max(4096, CHUNK_BYTES // max(1, per_layer)))
 
-    def _arrays(self, chunk: Mapping[str, Any]) -> RoutingArrays:
+    def _arrays(self, chunk: Mapping[str, Any], whole: Mapping[str, np.ndarray]) -> RoutingArrays:
         found = {name: chunk.get(name) for name in (*PER_LAYER[1:], *PER_TOKEN)}
         found |= {name: None for name in PER_TOKEN if not _has_values(found[name])}
         return RoutingArrays(
@@ -150,6 +261,7 @@ class TraceSource:
             num_experts=self.about.num_experts,
             label_names=self.label_names,
             **found,
+            **whole,
         )
 
     def aggregates(self) -> Mapping[str, Any] | None:
@@ -159,7 +271,10 @@ class TraceSource:
             return None
         # Every position has a row in every layer, with or without routing.
         seen = (stored["tokens"] + stored["missing"]).max(axis=0)
-        return {name: self._chosen(value) for name, value in stored.items()} | {"seen": seen}
+        found = {name: self._chosen(value) for name, value in stored.items()} | {"seen": seen}
+        if self.asked is not None and "router_input" in self.asked[0].needed(dict(self.asked[1])):
+            found["router_inputs"] = self._router_inputs()
+        return found
 
     def _chosen(self, value: Any) -> Any:
         return value[self._position] if not self._all and isinstance(value, np.ndarray) and value.ndim > 1 else value
@@ -171,8 +286,8 @@ class TaggedSource(TraceSource):
     def __init__(self, first: TraceSource, names: list[str], tags: list[str]) -> None:
         self.__dict__.update(first.__dict__)
         self.label_names = tuple(names)
-        sql = "SELECT sequence_id, label, metadata::VARCHAR AS metadata FROM sequences WHERE run_id = ? ORDER BY 1"
-        rows = self.trace.sql(sql, [self.run_id])
+        columns = "sequence_id, label, n_tokens, metadata::VARCHAR AS metadata"
+        rows = self.trace.sql(f"SELECT {columns} FROM sequences WHERE run_id = ? ORDER BY 1", [self.run_id])  # noqa: S608
         self._ids = rows["sequence_id"].to_numpy(np.int64)
         self._codes = np.full(len(rows), -1, np.int64)
         for code, name in enumerate(names):
@@ -182,6 +297,10 @@ class TaggedSource(TraceSource):
             if (self._codes[mine] >= 0).any():
                 raise UsageError(f"the sets {names[0]} and {names[1]} share sequences; they must not")
             self._codes[mine] = code
+        self._read = (rows["n_tokens"] > 0).to_numpy()
+
+    def sequence_codes(self) -> np.ndarray:
+        return self._codes[self._read]
 
     def chunks(self, needs: tuple[str, ...]) -> Iterator[RoutingArrays]:
         """The run's chunks, with the tags in place of the labels."""
@@ -208,7 +327,7 @@ def _second(trace: Any, first: TraceSource, against: int | None, against_trace: 
     """The run to compare with: it has the same layers, experts and k, or the comparison makes no sense."""
     if against is None and against_trace is None:
         raise UsageError("this compares two runs: give --against RUN (or --against-trace TRACE)")
-    other = TraceSource(trace if against_trace is None else _opened(against_trace), against, first.about.layers)
+    other = TraceSource(trace if against_trace is None else opened(against_trace), against, first.about.layers)
     a, b = first.about, other.about
     if (a.num_experts, a.top_k) != (b.num_experts, b.top_k):
         shapes = f"{a.top_k} of {a.num_experts} experts against {b.top_k} of {b.num_experts}"
@@ -248,6 +367,45 @@ class PairedSource(TraceSource):
                 f"runs {self.run_id} and {self.other.run_id} are not of the same tokens (from sequence {first} on): "
                 "record the same prompts with the same tokenizer"
             )
+
+
+class RunsSource(TraceSource):
+    """Two runs of any tokens beside each other, each in place of a label."""
+
+    def __init__(self, first: TraceSource, other: TraceSource) -> None:
+        self.__dict__.update(first.__dict__)
+        self.both = (first, other)
+        self.label_names = (_named(first), _named(other))
+        if self.label_names[0] == self.label_names[1]:
+            self.label_names = tuple(f"{name} of {source.trace.path}" for name, source in self._each())
+        self.n_sequences = first.n_sequences + other.n_sequences
+
+    def _each(self) -> list[tuple[str, TraceSource]]:
+        return list(zip(self.label_names, self.both, strict=True))
+
+    def chunks(self, needs: tuple[str, ...]) -> Iterator[RoutingArrays]:
+        """The first run's chunks, then the other's, with the run as label."""
+        for code, source in enumerate(self.both):
+            for arrays in source.chunks(needs):
+                codes = np.full(len(arrays.sequence_id), code)
+                yield dataclasses.replace(arrays, label=codes, label_names=self.label_names)
+
+    def aggregates(self) -> Mapping[str, Any] | None:
+        """Both runs' counts, each summed over its labels; the last group, of sequences in neither run, is empty."""
+        each = [source.aggregates() for source in self.both]
+        names = ("count", "tokens", "missing", "seen")
+        return (
+            {name: _side_by_side([stored[name] for stored in each if stored]) for name in names} if all(each) else None
+        )
+
+
+def _named(source: TraceSource) -> str:
+    return f"run {source.run_id}"
+
+
+def _side_by_side(values: list[np.ndarray]) -> np.ndarray:
+    sums = [np.asarray(value).sum(axis=-1) for value in values]
+    return np.stack([*sums, np.zeros_like(sums[0])], axis=-1)
 
 
 def _has_values(values: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from probes.errors import ProbeError
-from probes.findings import Finding, findings
+from probes.findings import Finding, overview
 from probes.recording.record import Recorded, record
 from probes.sample import sample_path
 
@@ -20,4 +20,4 @@ def make_demo(out: Path) -> tuple[Recorded, list[Finding]]:
     if not (sample / "model" / "config.json").is_file():
         raise ProbeError(f"the sample model is missing from {sample}; install the package again")
     done = record(sample / "model", sample / "prompts.jsonl", out, resume=True, name="demo")
-    return done, findings(open_trace(out), done.run_id)
+    return done, overview(open_trace(out), done.run_id)

@@ -65,6 +65,13 @@ class RoutingArrays:
     num_experts   int              E
     weights, output_norm, output_absmax  [T, L, k] float or None
     logits        [T, L, E] float or None (NaN rows where the logits of a position were not kept)
+    input_absmax  [T, L] float or None: largest absolute component of the experts' input
+    similarity, hidden_absmax, hidden_absmedian  [T, L] float or None: cosine of the residual stream h before the
+                  experts and h plus what they returned; largest and median absolute component of h
+    router_input  [T, L, H] float or None: what the router received
+    output_count [L, E], output_mean, output_m2 [L, E, H] or None: over the whole run, how many output vectors an expert
+                  gave, their mean, and the sum of squared differences from it
+    router_weight [L, E, H], expert_weight [L, E, N, W] or None: of the model; one layer at a time is read
     token_id, predicted_id  [T] int or None;  token  [T] str or None
     label         [T] int or None: index into `label_names` (-1 = no label); constant within a sequence
     """
@@ -77,6 +84,16 @@ class RoutingArrays:
     logits: np.ndarray | None = None
     output_norm: np.ndarray | None = None
     output_absmax: np.ndarray | None = None
+    input_absmax: np.ndarray | None = None
+    similarity: np.ndarray | None = None
+    hidden_absmax: np.ndarray | None = None
+    hidden_absmedian: np.ndarray | None = None
+    router_input: np.ndarray | None = None
+    output_count: np.ndarray | None = None
+    output_mean: np.ndarray | None = None
+    output_m2: np.ndarray | None = None
+    router_weight: Any = None
+    expert_weight: Any = None
     token_id: np.ndarray | None = None
     predicted_id: np.ndarray | None = None
     token: np.ndarray | None = None

@@ -8,13 +8,13 @@ in another thread of this process.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-import numba
 import numpy as np
 
 from store.batch import Batch, LayerInfo, LayerRows
+from store.compiled import compiled
 from store.encode import kept_logits, widen
 from store.errors import TraceError
 
@@ -30,14 +30,7 @@ MEMORY_LIMIT = 1 << 30
 _ROWS = 4096  # rows of logits turned into probabilities at a time: they stay in the cache
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # nowhere to keep the compiled code: compile in every process
-        return numba.njit(nogil=True)(function)
-
-
-@_compiled
+@compiled
 def _count(experts, group, chosen, first, together):  # pragma: no cover
     """Choices per expert and group, and pairs; returns the first row that names an expert twice, or -1."""
     n, k = experts.shape
@@ -61,7 +54,7 @@ def _count(experts, group, chosen, first, together):  # pragma: no cover
     return -1
 
 
-@_compiled
+@compiled
 def _add_values(experts, group, values, norms, sum_weight, n_norm, sum_norm, sum_weight_norm):  # pragma: no cover
     n, k = experts.shape
     has_values, has_norms = values.shape[0] == n, norms.shape[0] == n
@@ -82,7 +75,7 @@ def _add_values(experts, group, values, norms, sum_weight, n_norm, sum_norm, sum
                     sum_weight_norm[g, e] += w * x
 
 
-@_compiled
+@compiled
 def _maxima(
     experts, group, outputs, inputs, sequence, position, most, at_sequence, at_position, most_input
 ):  # pragma: no cover
@@ -102,7 +95,7 @@ def _maxima(
                 most_input[g, e] = inputs[row]
 
 
-@_compiled
+@compiled
 def _add_rows(scores, share, group, total):  # pragma: no cover
     for row in range(scores.shape[0]):
         for e in range(scores.shape[1]):

@@ -9,6 +9,8 @@ import numpy as np
 
 from store.errors import TraceError
 
+HIDDEN = ("similarity", "hidden_absmax", "hidden_absmedian")
+
 
 @dataclass(frozen=True)
 class RunInfo:
@@ -47,6 +49,7 @@ class LayerRows:
     logits        [n, E] float32, float16, or uint16 holding bfloat16 bits, or None; only rows of `logits_kept`
                   (bool [n], None for all) are stored
     input_absmax, entropy, margin  [n] float or None; NaN is unknown
+    similarity, hidden_absmax, hidden_absmedian  [n] float or None: the residual stream around the experts
     outputs       [m, k, H] float or None: the m rows where `outputs_kept` (bool [n], None for all) is true
     """
 
@@ -62,6 +65,9 @@ class LayerRows:
     outputs_kept: np.ndarray | None = None
     entropy: np.ndarray | None = None
     margin: np.ndarray | None = None
+    similarity: np.ndarray | None = None
+    hidden_absmax: np.ndarray | None = None
+    hidden_absmedian: np.ndarray | None = None
     missing_reason: str | None = None
 
     @property
@@ -77,6 +83,8 @@ class Batch:
     tokens: arrays [n] under sequence_id, position, and token_id, phase (0 prefill, 1 decode), logprob, predicted_id,
     token (list of str or None) where known.
     moments: layer -> (count [E], mean [E, H], m2 [E, H]) of the experts' output vectors over this batch alone.
+    router_inputs: layer -> (count [E], sum [E, H], products [H, H]) of what the router received in this batch alone, by
+    the expert ranked first; the products are summed over all of them.
     """
 
     index: int
@@ -84,6 +92,7 @@ class Batch:
     tokens: dict[str, Any]
     layers: list[LayerRows]
     moments: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None
+    router_inputs: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -98,8 +107,9 @@ class Batch:
         """Memory the batch holds, roughly: arrays, texts and 64 bytes for each token's text."""
         arrays = sum(v.nbytes for v in self.tokens.values() if isinstance(v, np.ndarray))
         texts = sum(len(s.get("text") or "") for s in self.sequences)
-        moments = sum(a.nbytes for m in (self.moments or {}).values() for a in m)
-        return arrays + texts + moments + 64 * self.n_tokens + sum(rows.nbytes for rows in self.layers)
+        kept = (*(self.moments or {}).values(), *(self.router_inputs or {}).values())
+        sums = sum(array.nbytes for arrays_ in kept for array in arrays_)
+        return arrays + texts + sums + 64 * self.n_tokens + sum(rows.nbytes for rows in self.layers)
 
 
 def check_batch(batch: Batch, layers: dict[int, LayerInfo]) -> None:
@@ -138,7 +148,7 @@ def _check_rows(batch: Batch, rows: LayerRows, info: LayerInfo) -> None:
         raise _bad(batch, f"{where}: experts {rows.experts.shape} do not fit {n} tokens x top_k {info.top_k}")
     for name in ("weights", "output_norm", "output_absmax"):
         _same_shape(batch, rows, name, rows.experts.shape)
-    for name in ("input_absmax", "entropy", "margin", "logits_kept", "outputs_kept"):
+    for name in ("input_absmax", "entropy", "margin", *HIDDEN, "logits_kept", "outputs_kept"):
         _same_shape(batch, rows, name, (n,))
     _same_shape(batch, rows, "logits", (n, info.num_experts))
     if rows.logits is not None and rows.logits.dtype not in (np.float32, np.float16, np.uint16):

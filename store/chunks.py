@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 
 from store import queries
-from store.encode import TYPES, logits_column, unpack_logits, widen
+from store.batch import HIDDEN
+from store.encode import TYPES, logits_column, unpack_logits
 
 SLOTS = {"experts": "experts", "weights": "weights", "output_norm": "output_norms", "output_absmax": "output_absmaxes"}
 SCALARS = ("entropy", "margin", "input_absmax")
-COLUMNS = (*SLOTS, "logits", *SCALARS)
+COLUMNS = (*SLOTS, "logits", *SCALARS, *HIDDEN)
 Sequence_ = tuple[int, int, int]  # sequence_id, n_tokens, label_id
 
 
@@ -45,12 +46,15 @@ def read_chunk(
     names += _logits_columns(info) if "logits" in columns else []
     query = queries.ROUTING.format(columns=", ".join(names or ["1"]))
     layers = info.layer.tolist()
-    table = con.sql(query, params=[run_id, first, last, layers]).to_arrow_table() if columns else None
-    shape = (total, len(layers))
-    if table is not None:
-        place = _place(chunk, table, info)
-        for name in columns:
-            chunk[name] = _column(name, table, place, shape, info)
+    shape, where = (total, len(layers)), [run_id, first, last, layers]
+    routing = [name for name in columns if name not in HIDDEN]
+    measured = [name for name in columns if name in HIDDEN]
+    hidden = queries.HIDDEN.format(columns=", ".join(measured))
+    for wanted, sql in ((routing, query), (measured, hidden)):
+        if wanted:
+            table = con.sql(sql, params=where).to_arrow_table()
+            place = _place(chunk, table, info)
+            chunk |= {name: _column(name, table, place, shape, info) for name in wanted}
     return chunk
 
 
@@ -100,7 +104,7 @@ def _place(chunk: dict[str, np.ndarray], table: Any, info: Any) -> np.ndarray:
 def _column(name: str, table: Any, place: np.ndarray, shape: tuple[int, int], info: Any) -> np.ndarray:
     if name == "logits":
         return _logits(table, place, shape, info)
-    if name in SCALARS:
+    if name in SCALARS or name in HIDDEN:
         out = np.full(shape, np.nan, np.float32)
         out.reshape(-1)[place] = _floats(table[name])
         return out
@@ -128,7 +132,8 @@ def _scatter(out: np.ndarray, lists: Any, place: np.ndarray) -> None:
 
 
 def _logits_columns(info: Any) -> list[str]:
-    return sorted({logits_column(TYPES[name]) for name in info.logits_type if name in TYPES})
+    kinds = zip(info.logits_type, info.num_experts, strict=True)
+    return sorted({logits_column(TYPES[name], e) for name, e in kinds if name in TYPES})
 
 
 def _logits(table: Any, place: np.ndarray, shape: tuple[int, int], info: Any) -> np.ndarray:
@@ -145,5 +150,5 @@ def _logits(table: Any, place: np.ndarray, shape: tuple[int, int], info: Any) ->
             rows = np.flatnonzero(layer_of == i)
             e = int(info.num_experts[i])
             words = flat[starts[rows][:, None] + np.arange(lengths[rows[0]])]
-            out[place[kept[rows]], :e] = widen(unpack_logits(words, TYPES[info.logits_type[i]], e))
+            out[place[kept[rows]], :e] = unpack_logits(words, TYPES[info.logits_type[i]], e)
     return out.reshape(*shape, most)

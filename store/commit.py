@@ -15,9 +15,10 @@ import pyarrow as pa
 from store.aggregate import ARRAYS, EXPERT_COUNTS, EXPERT_MAXIMA, EXPERT_WHERE, SCALARS, Totals
 from store.batch import Batch, LayerInfo, RunInfo
 from store.database import now
-from store.encode import TYPE_NAMES, routing_table, scalar_column, vectors_table
+from store.encode import TYPE_NAMES, hidden_table, routing_table, scalar_column, vectors_table
 from store.errors import TraceError
 from store.moments import Moments
+from store.router_inputs import RouterInputs
 from store.vocabulary import Vocabulary
 
 
@@ -27,6 +28,7 @@ class Pending:
 
     routing: dict[int, list[pa.Table]] = field(default_factory=dict)
     vectors: list[pa.Table] = field(default_factory=list)
+    hidden: list[pa.Table] = field(default_factory=list)
     tokens: list[pa.Table] = field(default_factory=list)
     sequences: list[dict[str, Any]] = field(default_factory=list)
     batches: int = 0
@@ -48,6 +50,7 @@ class Recording:
         self.vocabulary = Vocabulary()
         self.totals = Totals(layers)
         self.moments = Moments()
+        self.router_inputs = RouterInputs()
         self.batches_done = 0
         self.pending = Pending()
 
@@ -57,15 +60,17 @@ class Recording:
         group = self._groups(batch)
         self.totals.add(batch, group, len(self.labels) + 1)
         self.moments.add(batch.moments or {})
+        self.router_inputs.add(batch.router_inputs or {})
         p = self.pending
         for rows in batch.layers:
             table = routing_table(self.run_id, batch, rows)
             p.routing.setdefault(rows.layer, []).append(table)
             p.nbytes += table.nbytes
-            vectors = vectors_table(self.run_id, batch, rows)
-            if vectors is not None:
-                p.vectors.append(vectors)
-                p.nbytes += vectors.nbytes
+            for kept, more in ((p.vectors, vectors_table), (p.hidden, hidden_table)):
+                extra = more(self.run_id, batch, rows)
+                if extra is not None:
+                    kept.append(extra)
+                    p.nbytes += extra.nbytes
         p.tokens.append(self._tokens(batch))
         p.sequences += self._sequences(batch)
         p.batches, p.n_tokens, p.n_rows = p.batches + 1, p.n_tokens + batch.n_tokens, p.n_rows + batch.n_rows
@@ -129,7 +134,8 @@ class Recording:
         p = self.pending
         # Layer by layer: one layer of all tokens is then read without the others, and a sequence still lies together.
         routing = [table for layer in sorted(p.routing) for table in p.routing[layer]]
-        for name, tables in (("routing", routing), ("output_vectors", p.vectors), ("tokens", p.tokens)):
+        kept = (("routing", routing), ("output_vectors", p.vectors), ("hidden", p.hidden), ("tokens", p.tokens))
+        for name, tables in kept:
             if tables:
                 _insert(con, name, pa.concat_tables(tables))
         if p.sequences:
@@ -137,6 +143,7 @@ class Recording:
         self._commit_names(con)
         self._commit_totals(con)
         self.moments.commit(con, self.run_id)
+        self.router_inputs.commit(con, self.run_id)
         self._commit_progress(con, status)
 
     def _commit_names(self, con: Any) -> None:
@@ -185,6 +192,7 @@ class Recording:
         self.vocabulary.written()
         self.totals.touched.clear()
         self.moments.touched.clear()
+        self.router_inputs.touched.clear()
 
 
 _SEQUENCES = pa.schema(

@@ -12,7 +12,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import duckdb
 
 from store.errors import TraceError
+from store.gate import let_writers_pass, waiting_to_write
 
 HERE = Path(__file__).parent
 # One thread: recording shares the machine with a model. No extension is ever fetched, whatever a file looks like.
@@ -51,52 +52,45 @@ def latest_version() -> int:
 
 def connect(path: str | os.PathLike[str], read_only: bool = True, wait: float | None = None) -> Any:
     """A DuckDB connection to `path`, waiting up to `wait` seconds while another process has the file."""
-    _check_magic(path)
-    deadline = time.monotonic() + (wait if wait is not None else READ_WAIT if read_only else WRITE_WAIT)
-    delay = 0.01
-    while True:
-        try:
-            return _attach(str(path), read_only)
-        except duckdb.Error as error:
-            if not is_lock(error):
-                raise explain(error, path) from error
-            if time.monotonic() > deadline:
-                raise TraceError(f"{path}: another process has the file open ({_holder(error)}); try again") from error
-        time.sleep(delay * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
-        delay = min(delay * 1.5, 0.2 if read_only else 0.05)  # a recording must not fall behind for readers
-
-
-def _check_magic(path: str | os.PathLike[str]) -> None:
-    """Refuse what is no DuckDB file by its first bytes: DuckDB itself would guess at other formats, and for some of
-    them fetch an extension from the network."""
+    con = duckdb.connect(config=CONFIG)
     try:
-        with open(path, "rb") as file:
-            start = file.read(12)
-    except FileNotFoundError:
-        return  # about to be made, or named in DuckDB's own error
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be opened ({error.strerror})") from error
-    if start and start[8:12] != b"DUCK":
-        raise TraceError(f"{path}: not a trace (not a DuckDB database file)")
+        _attach(con, str(path), read_only, wait if wait is not None else READ_WAIT if read_only else WRITE_WAIT)
+    except BaseException:
+        con.close()
+        raise
+    return con
 
 
-def _attach(path: str, read_only: bool) -> Any:
-    """The file as the current database of a connection of its own.
+def _attach(con: Any, path: str, read_only: bool, wait: float) -> None:
+    """Make the file the current database of `con`.
 
     Attached, not opened: only ATTACH takes a row group size, and two readers in one process need not agree on settings.
     """
     options = ["TYPE duckdb", "READ_ONLY" if read_only else f"ROW_GROUP_SIZE {ROW_GROUP}"]
     if not read_only and not os.path.exists(path):
         options.append(f"BLOCK_SIZE {BLOCK}")
-    con = duckdb.connect(config=CONFIG)
-    try:
-        quoted = path.replace("'", "''")
-        con.execute(f"ATTACH '{quoted}' AS trace ({', '.join(options)})")
-        con.execute("USE trace")
-    except BaseException:
-        con.close()
-        raise
-    return con
+    quoted = path.replace("'", "''")
+    with nullcontext() if read_only else waiting_to_write(path):
+        _retry(lambda: con.execute(f"ATTACH '{quoted}' AS trace ({', '.join(options)})"), path, read_only, wait)
+    con.execute("USE trace")
+
+
+def _retry(attach: Callable[[], Any], path: str, read_only: bool, wait: float) -> None:
+    deadline = time.monotonic() + wait
+    delay = 0.01
+    while True:
+        if read_only:
+            let_writers_pass(path)
+        try:
+            attach()
+            return
+        except duckdb.Error as error:
+            if not is_lock(error):
+                raise explain(error, path) from error
+            if time.monotonic() > deadline:
+                raise TraceError(f"{path}: another process has the file open ({_holder(error)}); try again") from error
+        time.sleep(delay * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, not a secret
+        delay = min(delay * 1.5, 0.05)
 
 
 def is_lock(error: Exception) -> bool:
@@ -216,6 +210,7 @@ def create_file(path: Path) -> None:
         con = connect(making, read_only=False, wait=0)
         try:
             create_schema(con)
+            con.execute("CHECKPOINT")  # closing does it too, but says nothing when it fails
         finally:
             con.close()
         _move(making, path)
@@ -283,26 +278,42 @@ def _quietly(action: Callable[[], Any]) -> None:
         action()
 
 
+# DuckDB takes 15 ms to start and 2 to open a file: what has answered is kept (without a file) for the next question.
+_idle: list[Any] = []
+os.register_at_fork(after_in_child=_idle.clear)
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str], read_only: bool, wait: float) -> Iterator[Any]:
+    """A connection to the file, which is let go of at the end; DuckDB's errors come out in our words."""
+    con = _idle.pop() if _idle else duckdb.connect(config=CONFIG)
+    try:
+        _attach(con, str(path), read_only, wait)
+        yield con
+        con.execute("USE memory")
+        con.execute("DETACH trace")
+    except duckdb.Error as error:
+        _quietly(con.close)
+        raise explain(error, path) from error
+    except BaseException:
+        _quietly(con.close)
+        raise
+    if len(_idle) < 4:
+        _idle.append(con)
+    else:
+        con.close()
+
+
 @contextmanager
 def writing(path: str | os.PathLike[str], wait: float | None = None) -> Iterator[Any]:
-    """One transaction on the trace at `path`, with DuckDB's errors in our words; the file is closed after it."""
-    con = connect(path, read_only=False, wait=wait)
-    try:
+    """One transaction on the trace at `path`, in its place when this ends; the file is open only meanwhile."""
+    with _opened(path, False, WRITE_WAIT if wait is None else wait) as con:
         with transaction(con):
             yield con
         con.execute("CHECKPOINT")
-    except duckdb.Error as error:
-        raise explain(error, path) from error
-    finally:
-        _quietly(con.close)
 
 
 def read(path: str | os.PathLike[str], ask: Callable[[Any], T], wait: float | None = None) -> T:
-    """Open, ask, close."""
-    con = connect(path, read_only=True, wait=wait)
-    try:
+    """Open, ask, close. What `ask` returns must not need the connection any more."""
+    with _opened(path, True, READ_WAIT if wait is None else wait) as con:
         return ask(con)
-    except duckdb.Error as error:
-        raise explain(error, path) from error
-    finally:
-        con.close()

@@ -224,7 +224,8 @@ RANGES = {
     ),
     "logits of a row are not one per expert": (
         "SELECT 1 FROM raw.routing r JOIN raw.layers l USING (run_id, layer) "
-        "WHERE len(r.logits) != l.num_experts OR len(r.logits_packed) != (l.num_experts + 1) // 2 LIMIT 1"
+        "WHERE len(r.logits) != l.num_experts "
+        "OR coalesce(len(r.logits_32), len(r.logits_16)) != (l.num_experts + 1) // 2 LIMIT 1"
     ),
     "a position, sequence or token id is negative": (
         "SELECT 1 FROM raw.tokens WHERE position < 0 OR sequence_id < 0 OR token_id < 0 OR predicted_id < 0 LIMIT 1"

@@ -14,5 +14,9 @@ ROUTING = (
     "SELECT sequence_id, position, layer, {columns} FROM raw.routing "
     "WHERE run_id = ? AND sequence_id BETWEEN ? AND ? AND list_contains(?, layer)"
 )
+HIDDEN = (
+    "SELECT sequence_id, position, layer, {columns} FROM raw.hidden "
+    "WHERE run_id = ? AND sequence_id BETWEEN ? AND ? AND list_contains(?, layer)"
+)
 AGGREGATES = "SELECT layer, label_id, {columns} FROM raw.aggregates WHERE run_id = ?"
 COACTIVATION = "SELECT layer, expert, together FROM raw.coactivation WHERE run_id = ?"

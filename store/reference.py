@@ -30,6 +30,7 @@ counts and sums, so add them up first and divide last.
 ORDER = (
     *("runs", "layers", "sequences", "tokens", "routing", "assignments", "router_logits"),
     *("expert_stats", "layer_stats", "coactivation", "output_vectors", "expert_outputs"),
+    *("hidden", "router_inputs", "results", "result_columns", "result_rows"),
 )
 
 # (what it answers, the query)
@@ -119,6 +120,11 @@ EXAMPLES = (
         "SELECT a.layer, sum(len(list_intersect(a.experts, b.experts))) / sum(len(a.experts)) AS saturation\n"
         "FROM routing a JOIN routing b USING (sequence_id, position, layer)\n"
         "WHERE a.run_id = 1 AND b.run_id = 2 GROUP BY a.layer ORDER BY a.layer",
+    ),
+    (
+        "A saved table (probe analyze npmi trace.duckdb --save), as columns again.",
+        "SELECT (data->>'layer')::INT AS layer, (data->>'expert')::INT AS expert, data->>'target' AS target,\n"
+        "    (data->>'npmi')::DOUBLE AS npmi FROM result_rows WHERE metric = 'npmi' ORDER BY npmi DESC LIMIT 10",
     ),
 )
 _VIEWS = (

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from store.aggregate import ARRAYS, EXPERT_MAXIMA, EXPERT_WHERE, SCALARS
+from store.alive import is_alive
 from store.batch import LayerInfo
 from store.commit import Recording
 from store.database import now
@@ -29,6 +30,7 @@ def load_recording(con: Any, path: Path, run_id: int) -> Recording:
     recording.vocabulary.written()
     _load_totals(con, recording)
     recording.moments.load(con, run_id)
+    recording.router_inputs.load(con, run_id)
     con.execute(
         "UPDATE raw.runs SET status = 'recording', finished_at = NULL, writer_pid = ?, writer_host = ?, "
         "heartbeat = ? WHERE run_id = ?",
@@ -38,30 +40,17 @@ def load_recording(con: Any, path: Path, run_id: int) -> Recording:
 
 
 def _check(con: Any, path: Path, run_id: int) -> int:
-    query = "SELECT status, batches_done, writer_pid, writer_host FROM raw.runs WHERE run_id = ?"
+    query = "SELECT status, batches_done, writer_pid, writer_host, heartbeat FROM raw.runs WHERE run_id = ?"
     rows = con.execute(query, [run_id]).fetchall()
     if not rows:
         known = ", ".join(str(r) for (r,) in con.execute("SELECT run_id FROM raw.runs ORDER BY 1").fetchall())
         raise TraceError(f"{path}: no run {run_id}; there are: {known or 'none'}")
-    status, done, pid, host = rows[0]
+    status, done, pid, host, heartbeat = rows[0]
     if status == "complete":
         raise TraceError(f"{path}: run {run_id} is complete; nothing to resume")
-    if status == "recording" and pid != os.getpid() and is_alive(pid, host):
+    if status == "recording" and pid != os.getpid() and is_alive(pid, host, heartbeat):
         raise TraceError(f"{path}: run {run_id} is being recorded by process {pid}; wait for it or stop it first")
     return int(done)
-
-
-def is_alive(pid: int | None, host: str | None) -> bool:
-    """Whether the process that wrote last still runs; a process on another machine is taken to be dead."""
-    if pid is None or host != socket.gethostname():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _layers(con: Any, run_id: int) -> list[LayerInfo]:

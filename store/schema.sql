@@ -96,7 +96,7 @@ CREATE TABLE raw.routing (
     run_id INTEGER, sequence_id INTEGER, position INTEGER, layer SMALLINT,
     experts USMALLINT[], weights FLOAT[], output_norms FLOAT[], output_absmaxes FLOAT[], input_absmax FLOAT,
     entropy FLOAT, margin FLOAT, missing_reason VARCHAR,
-    logits FLOAT[], logits_packed UINTEGER[]
+    logits FLOAT[], logits_32 UBIGINT[], logits_16 UINTEGER[]
 );
 COMMENT ON TABLE raw.routing IS 'One row per token and layer; inside a commit sorted by layer, then sequence and position.';
 COMMENT ON COLUMN raw.routing.run_id IS 'The run.';
@@ -111,8 +111,9 @@ COMMENT ON COLUMN raw.routing.input_absmax IS 'Largest absolute component of the
 COMMENT ON COLUMN raw.routing.entropy IS 'Entropy of the full softmax, nats.';
 COMMENT ON COLUMN raw.routing.margin IS 'k-th chosen score minus best unchosen score.';
 COMMENT ON COLUMN raw.routing.missing_reason IS 'Why there is no routing here; NULL where there is.';
-COMMENT ON COLUMN raw.routing.logits IS 'Logits of 32 bits.';
-COMMENT ON COLUMN raw.routing.logits_packed IS 'Logits of 16 bits, two in a word: see raw.bfloat16_at and raw.float16_at; the layer''s logits_type says which.';
+COMMENT ON COLUMN raw.routing.logits IS 'float32 logits of fewer than 32 experts.';
+COMMENT ON COLUMN raw.routing.logits_32 IS 'float32 logits of 32 experts or more, two in a word: see raw.float32_at.';
+COMMENT ON COLUMN raw.routing.logits_16 IS 'bfloat16 or float16 logits (the layer''s logits_type says which), two in a word: see raw.bfloat16_at and raw.float16_at.';
 
 CREATE TABLE raw.aggregates (
     run_id INTEGER, layer SMALLINT, label_id INTEGER,
@@ -177,10 +178,10 @@ COMMENT ON COLUMN raw.expert_outputs.n_tokens IS 'Vectors seen.';
 COMMENT ON COLUMN raw.expert_outputs.mean IS 'Their mean.';
 COMMENT ON COLUMN raw.expert_outputs.m2 IS 'Sum of squared differences from the mean, per component.';
 
--- 16-bit logits are kept two in a word: half as many numbers then pass through DuckDB's compressor (1.6 times as fast).
--- A bfloat16 is a sign, 8 bits of exponent, 7 of fraction. Logits lie between 2^8 and 2^-23 but for a few, so r = 135 -
--- exponent (modulo 256) fits 5 bits; what r has beyond goes to the top of the word, where zeros are packed away:
---   31..29 r1 >> 5 | 28..26 r0 >> 5 | 25..21 r1 & 31 | 20..16 r0 & 31 | 15..8 fraction1, sign1 | 7..0 fraction0, sign0
+-- Logits in pairs: store/encode.py says when and why, store/bfloat16.py how a word of two bfloat16 is made.
+CREATE MACRO raw.float32_at(words, i) AS
+    ((words[(i >> 1) + 1] >> (32 * (i & 1))::UBIGINT) & 4294967295::UBIGINT)::UINTEGER::BIT::FLOAT;
+COMMENT ON MACRO raw.float32_at IS 'The i-th float32 logit, from 0, exactly.';
 CREATE MACRO raw.bfloat16_exponent(word, i) AS (
     (391::UINTEGER - ((((word >> (26 + 3 * i)::UINTEGER) & 7::UINTEGER) << 5::UINTEGER)
         | ((word >> (16 + 5 * i)::UINTEGER) & 31::UINTEGER))) & 255::UINTEGER
@@ -312,13 +313,14 @@ COMMENT ON COLUMN assignments.output_norm IS 'L2 norm of its output before weigh
 COMMENT ON COLUMN assignments.output_absmax IS 'Largest absolute component of that output.';
 
 CREATE VIEW raw.logits AS
-SELECT r.run_id, r.sequence_id, r.position, r.layer, r.experts, l.gating, CASE l.logits_type
-        WHEN 'float32' THEN r.logits
-        WHEN 'bfloat16' THEN [raw.bfloat16_at(r.logits_packed, i) FOR i IN range(l.num_experts)]
-        WHEN 'float16' THEN [raw.float16_at(r.logits_packed, i) FOR i IN range(l.num_experts)]
+SELECT r.run_id, r.sequence_id, r.position, r.layer, r.experts, l.gating, CASE
+        WHEN r.logits IS NOT NULL THEN r.logits
+        WHEN r.logits_32 IS NOT NULL THEN [raw.float32_at(r.logits_32, i) FOR i IN range(l.num_experts)]
+        WHEN l.logits_type = 'bfloat16' THEN [raw.bfloat16_at(r.logits_16, i) FOR i IN range(l.num_experts)]
+        ELSE [raw.float16_at(r.logits_16, i) FOR i IN range(l.num_experts)]
     END AS logits
 FROM raw.routing r JOIN raw.layers l ON l.run_id = r.run_id AND l.layer = r.layer
-WHERE r.logits IS NOT NULL OR r.logits_packed IS NOT NULL;
+WHERE r.logits IS NOT NULL OR r.logits_32 IS NOT NULL OR r.logits_16 IS NOT NULL;
 COMMENT ON VIEW raw.logits IS 'Kept logits as lists of FLOAT, exactly.';
 COMMENT ON COLUMN raw.logits.run_id IS 'The run.';
 COMMENT ON COLUMN raw.logits.sequence_id IS 'The sequence.';
@@ -429,3 +431,112 @@ COMMENT ON COLUMN expert_outputs.expert IS 'The expert.';
 COMMENT ON COLUMN expert_outputs.n_tokens IS 'Vectors seen.';
 COMMENT ON COLUMN expert_outputs.mean IS 'Their mean.';
 COMMENT ON COLUMN expert_outputs.m2 IS 'Sum of squared differences from the mean, per component (variance = m2 / n_tokens).';
+
+CREATE TABLE raw.results (
+    result_id INTEGER, run_id INTEGER, metric VARCHAR, params JSON, created_at TIMESTAMP, question VARCHAR,
+    formula VARCHAR, source VARCHAR, n_rows BIGINT
+);
+COMMENT ON TABLE raw.results IS 'One row per saved table of a metric.';
+COMMENT ON COLUMN raw.results.result_id IS 'Number of the result in this file, from 1.';
+COMMENT ON COLUMN raw.results.run_id IS 'The run it was computed over.';
+COMMENT ON COLUMN raw.results.metric IS 'Name of the metric.';
+COMMENT ON COLUMN raw.results.params IS 'Its options, as JSON.';
+COMMENT ON COLUMN raw.results.created_at IS 'When it was computed, UTC.';
+COMMENT ON COLUMN raw.results.question IS 'What the metric asks.';
+COMMENT ON COLUMN raw.results.formula IS 'How it is defined.';
+COMMENT ON COLUMN raw.results.source IS 'Where the definition comes from.';
+COMMENT ON COLUMN raw.results.n_rows IS 'Rows of the table.';
+
+CREATE TABLE raw.result_columns (
+    result_id INTEGER, place SMALLINT, name VARCHAR, unit VARCHAR, description VARCHAR
+);
+COMMENT ON TABLE raw.result_columns IS 'One row per column of a saved table.';
+COMMENT ON COLUMN raw.result_columns.result_id IS 'The saved table.';
+COMMENT ON COLUMN raw.result_columns.place IS 'Place of the column, from 0.';
+COMMENT ON COLUMN raw.result_columns.name IS 'Name of the column.';
+COMMENT ON COLUMN raw.result_columns.unit IS 'Unit of its numbers.';
+COMMENT ON COLUMN raw.result_columns.description IS 'What they mean.';
+
+CREATE TABLE raw.result_rows (result_id INTEGER, row_number BIGINT, data JSON);
+COMMENT ON TABLE raw.result_rows IS 'One row per row of a saved table.';
+COMMENT ON COLUMN raw.result_rows.result_id IS 'The saved table.';
+COMMENT ON COLUMN raw.result_rows.row_number IS 'Place of the row, from 0.';
+COMMENT ON COLUMN raw.result_rows.data IS 'Its values by column name; what is undefined is null.';
+
+CREATE VIEW results AS
+SELECT result_id, run_id, metric, params, created_at, question, formula, source, n_rows FROM raw.results;
+COMMENT ON VIEW results IS 'One row per saved table of a metric (probe analyze … --save), with its definition.';
+COMMENT ON COLUMN results.result_id IS 'Number of the result in this file, from 1.';
+COMMENT ON COLUMN results.run_id IS 'The run it was computed over.';
+COMMENT ON COLUMN results.metric IS 'Name of the metric.';
+COMMENT ON COLUMN results.params IS 'Its options, as JSON.';
+COMMENT ON COLUMN results.created_at IS 'When it was computed, UTC.';
+COMMENT ON COLUMN results.question IS 'What the metric asks.';
+COMMENT ON COLUMN results.formula IS 'How it is defined; the units are in result_columns.';
+COMMENT ON COLUMN results.source IS 'Where the definition comes from.';
+COMMENT ON COLUMN results.n_rows IS 'Rows of the table.';
+
+CREATE VIEW result_columns AS
+SELECT result_id, place, name, unit, description FROM raw.result_columns;
+COMMENT ON VIEW result_columns IS 'One row per column of a saved table: its unit and what it means.';
+COMMENT ON COLUMN result_columns.result_id IS 'The saved table.';
+COMMENT ON COLUMN result_columns.place IS 'Place of the column, from 0.';
+COMMENT ON COLUMN result_columns.name IS 'Name of the column.';
+COMMENT ON COLUMN result_columns.unit IS 'Unit of its numbers.';
+COMMENT ON COLUMN result_columns.description IS 'What they mean.';
+
+CREATE VIEW result_rows AS
+SELECT w.result_id, r.run_id, r.metric, w.row_number, w.data
+FROM raw.result_rows w JOIN raw.results r ON r.result_id = w.result_id;
+COMMENT ON VIEW result_rows IS 'One row per row of a saved table; a value is data->>''column'', as in (data->>''npmi'')::DOUBLE.';
+COMMENT ON COLUMN result_rows.result_id IS 'The saved table.';
+COMMENT ON COLUMN result_rows.run_id IS 'The run it was computed over.';
+COMMENT ON COLUMN result_rows.metric IS 'Name of the metric.';
+COMMENT ON COLUMN result_rows.row_number IS 'Place of the row, from 0.';
+COMMENT ON COLUMN result_rows.data IS 'Its values by column name, as JSON; what is undefined is null. Units: result_columns.';
+
+-- What is recorded on request: the residual stream around the experts, and what the routers received.
+CREATE TABLE raw.hidden (
+    run_id INTEGER, sequence_id INTEGER, position INTEGER, layer SMALLINT,
+    similarity FLOAT, hidden_absmax FLOAT, hidden_absmedian FLOAT
+);
+COMMENT ON TABLE raw.hidden IS 'The residual stream around the experts, where it was kept: one row per token and layer.';
+COMMENT ON COLUMN raw.hidden.run_id IS 'The run.';
+COMMENT ON COLUMN raw.hidden.sequence_id IS 'The sequence.';
+COMMENT ON COLUMN raw.hidden.position IS 'Position in the sequence.';
+COMMENT ON COLUMN raw.hidden.layer IS 'The layer.';
+COMMENT ON COLUMN raw.hidden.similarity IS 'Cosine of h, the residual stream before the experts, and h plus what they returned.';
+COMMENT ON COLUMN raw.hidden.hidden_absmax IS 'Largest absolute component of h.';
+COMMENT ON COLUMN raw.hidden.hidden_absmedian IS 'Median absolute component of h.';
+CREATE TABLE raw.router_inputs (run_id INTEGER, layer SMALLINT, expert USMALLINT, n_tokens BIGINT, total DOUBLE[]);
+COMMENT ON TABLE raw.router_inputs IS 'Sums of what each router received, by the expert ranked first.';
+COMMENT ON COLUMN raw.router_inputs.run_id IS 'The run.';
+COMMENT ON COLUMN raw.router_inputs.layer IS 'The layer.';
+COMMENT ON COLUMN raw.router_inputs.expert IS 'The expert ranked first.';
+COMMENT ON COLUMN raw.router_inputs.n_tokens IS 'Tokens that ranked it first.';
+COMMENT ON COLUMN raw.router_inputs.total IS 'Sum of their router inputs.';
+CREATE TABLE raw.router_products (run_id INTEGER, layer SMALLINT, component INTEGER, products DOUBLE[]);
+COMMENT ON TABLE raw.router_products IS 'Sums of products of the components of the router inputs, over all tokens: the upper triangle, row by row.';
+COMMENT ON COLUMN raw.router_products.run_id IS 'The run.';
+COMMENT ON COLUMN raw.router_products.layer IS 'The layer.';
+COMMENT ON COLUMN raw.router_products.component IS 'One component, from 0.';
+COMMENT ON COLUMN raw.router_products.products IS 'Its products with itself and every later component.';
+CREATE VIEW hidden AS
+SELECT run_id, sequence_id, position, layer, similarity, hidden_absmax, hidden_absmedian FROM raw.hidden;
+COMMENT ON VIEW hidden IS 'One row per token and layer whose residual stream was measured.';
+COMMENT ON COLUMN hidden.run_id IS 'The run.';
+COMMENT ON COLUMN hidden.sequence_id IS 'The sequence.';
+COMMENT ON COLUMN hidden.position IS 'Position in the sequence.';
+COMMENT ON COLUMN hidden.layer IS 'The model''s own layer index.';
+COMMENT ON COLUMN hidden.similarity IS 'Cosine of h, the residual stream before the experts, and h plus what they returned.';
+COMMENT ON COLUMN hidden.hidden_absmax IS 'Largest absolute component of h.';
+COMMENT ON COLUMN hidden.hidden_absmedian IS 'Median absolute component of h.';
+CREATE VIEW router_inputs AS
+SELECT run_id, layer, expert, n_tokens, CASE WHEN n_tokens > 0 THEN [x / n_tokens FOR x IN total] END AS mean
+FROM raw.router_inputs;
+COMMENT ON VIEW router_inputs IS 'One row per run, layer and expert: mean of what the router received for tokens that ranked the expert first.';
+COMMENT ON COLUMN router_inputs.run_id IS 'The run.';
+COMMENT ON COLUMN router_inputs.layer IS 'The model''s own layer index.';
+COMMENT ON COLUMN router_inputs.expert IS 'The expert ranked first.';
+COMMENT ON COLUMN router_inputs.n_tokens IS 'Tokens that ranked it first.';
+COMMENT ON COLUMN router_inputs.mean IS 'Mean of their router inputs; NULL where there is none.';

@@ -83,6 +83,8 @@ def _fill(con: Any, run_id: int, result: dict[str, Any], at: dict[int, int]) -> 
 
 def _lists(column: Any, missing: float) -> list[np.ndarray]:
     values = column.flatten()
+    if not len(column):  # splitting nothing would still make one part
+        return []
     if values.null_count:
         values = values.fill_null(missing)
     return np.split(values.to_numpy(zero_copy_only=False), np.cumsum(column.value_lengths().to_numpy())[:-1])

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from store import database, queries
+from store.alive import is_alive
 from store.chunks import COLUMNS, read_chunk, sequence_groups
 from store.errors import TraceError
-from store.resume import is_alive
 from store.totals import read_aggregates
 
 MAX_ROWS = 400_000
@@ -29,6 +29,7 @@ class Trace:
 
     def __init__(self, path: Path, wait: float = database.READ_WAIT):
         self.path, self.wait = path, wait
+        self._known: set[int] = set()
         self._vocabulary: dict[int, tuple[int, dict[int, str]]] = {}
 
     def __repr__(self) -> str:
@@ -55,7 +56,8 @@ class Trace:
     def runs(self) -> Any:
         """DataFrame of the view `runs`; a recording whose process is gone is called interrupted."""
         frame = self.sql(queries.RUNS)
-        alive = [is_alive(_whole(p), h) for p, h in zip(frame.writer_pid, frame.writer_host, strict=True)]
+        writers = zip(frame.writer_pid, frame.writer_host, frame.heartbeat, strict=True)
+        alive = [is_alive(_whole(pid), host, _plain(heartbeat)) for pid, host, heartbeat in writers]
         stale = (frame.status == "recording") & ~np.array(alive, dtype=bool)
         frame["status"] = frame.status.mask(stale, "interrupted")
         return frame.drop(columns=["writer_pid", "writer_host"])
@@ -72,6 +74,7 @@ class Trace:
             row = frame[frame.run_id == run_id].iloc[0]
         else:
             raise TraceError(f"{self.path}: no run {run_id}; there are: {', '.join(map(str, frame.run_id))}")
+        self._known.add(int(row.run_id))
         return {str(k): _plain(v) for k, v in row.to_dict().items()}
 
     def layers(self, run_id: int | None = None) -> Any:
@@ -88,6 +91,21 @@ class Trace:
         run = self._id(run_id)
         return self.ask(lambda con: read_aggregates(con, run))
 
+    def moments(self, run_id: int | None = None) -> dict[int, Any]:
+        """layer -> (count [E], mean [E, H], m2 [E, H]) of the experts' output vectors; empty where not kept."""
+        from store.moments import Moments
+
+        run, kept = self._id(run_id), Moments()
+        self.ask(lambda con: kept.load(con, run))
+        return kept.layers
+
+    def router_inputs(self, run_id: int | None = None) -> dict[int, Any]:
+        """layer -> (count [E], sum [E, H], products [H, H]) of the router inputs; empty where not kept."""
+        from store.router_inputs import read_router_inputs
+
+        run = self._id(run_id)
+        return self.ask(lambda con: read_router_inputs(con, run))
+
     def chunks(
         self,
         run_id: int | None = None,
@@ -100,7 +118,8 @@ class Trace:
 
         Each chunk is a dict: sequence_id, position, label, token_id, predicted_id, phase [T] (-1: none), logprob [T],
         token [T] object, layers [L], and of `columns`: experts int16 [T, L, k]; weights, output_norm, output_absmax
-        float32 [T, L, k]; logits float32 [T, L, E]; entropy, margin, input_absmax float32 [T, L]. Missing is -1 or NaN.
+        float32 [T, L, k]; logits float32 [T, L, E]; entropy, margin, input_absmax, similarity, hidden_absmax,
+        hidden_absmedian float32 [T, L]. Missing is -1 or NaN.
         Layers with fewer experts or a smaller k are filled up the same way.
         """
         run = self._id(run_id)
@@ -115,7 +134,11 @@ class Trace:
             yield self.ask(lambda con, g=group, v=vocabulary: read_chunk(con, run, info, g, columns, v))
 
     def _id(self, run_id: int | None) -> int:
-        return int(self.run(run_id)["run_id"])
+        """The run's number, checked to be there (once: runs with rows do not go away)."""
+        if run_id is None or run_id not in self._known:
+            run_id = int(self.run(run_id)["run_id"])
+            self._known.add(run_id)
+        return run_id
 
     def _chosen_layers(self, run: int, layers: Sequence[int] | None) -> Any:
         frame = self.layers(run)

@@ -232,17 +232,25 @@ class TraceWriter:
 
     def _leave(self) -> None:
         """After a failure. Nothing half-written is left: a run without a batch goes, and so does a file made for it."""
-        if self._recording.batches_done == 0 and self._fresh:
+        done = self._done_in_file()
+        if done == 0 and self._fresh:
             database.remove(self.path)
             return
         with suppress(TraceError), database.writing(self.path, self._wait) as con:
-            if self._recording.batches_done:
-                con.execute(
-                    "UPDATE raw.runs SET status = 'interrupted', writer_pid = NULL WHERE run_id = ?", [self.run_id]
-                )
+            if done:
+                query = "UPDATE raw.runs SET status = 'interrupted', writer_pid = NULL WHERE run_id = ?"
+                con.execute(query, [self.run_id])
             else:
                 con.execute("DELETE FROM raw.layers WHERE run_id = ?", [self.run_id])
                 con.execute("DELETE FROM raw.runs WHERE run_id = ?", [self.run_id])
+
+    def _done_in_file(self) -> int:
+        """A commit may have gone through although what came after it (the checkpoint) failed: the file knows."""
+        query = "SELECT batches_done FROM raw.runs WHERE run_id = ?"
+        with suppress(TraceError):
+            rows = database.read(self.path, lambda con: con.execute(query, [self.run_id]).fetchall(), self._wait)
+            return int(rows[0][0]) if rows else 0
+        return self.batches_done
 
 
 def _check_layers(layers: Sequence[LayerInfo]) -> None:

@@ -36,11 +36,12 @@ def watch_norms(norms: list[Any], tap: Tap) -> list[Point]:
 
 def residual_norm(tap: Tap) -> Any:
     """The norm whose output the experts or the router received, and the experts' output fits; None if there is none."""
-    received = [tap.kept[name][-1] for name in ("experts_input", "router_inputs") if name in tap.kept]
-    container = tap.kept.get("container", [None])[-1]
-    for tensor in received:
+    if "experts_input" not in tap.kept:
+        return None  # a layout whose experts container does not return their weighted sum
+    container = tap.kept["container"][-1]
+    for name in ("experts_input", "router_inputs"):
         for module, output in tap.normed:
-            if output.data_ptr() == tensor.data_ptr() and container is not None:
+            if output.data_ptr() == tap.kept[name][-1].data_ptr():
                 return module if container.numel() == output.numel() else None
     return None
 

@@ -15,6 +15,8 @@ def notes(model: Any, layers: Sequence[LayerReport]) -> Iterator[str]:
     yield from _weights(model)
     if getattr(model, "use_kernels", False):
         yield "hub kernels are in use and may replace routers or experts; load it with use_kernels=False"
+    if getattr(getattr(model, "generation_config", None), "cache_implementation", None) == "static":
+        yield "with a static cache, generation compiles on CUDA and then ignores hooks: pass disable_compile=True"
     twice = [r for r in layers if r.twice]
     if twice:
         yield (
@@ -38,6 +40,8 @@ def _weights(model: Any) -> Iterator[str]:
         known = quantization if isinstance(quantization, dict) else vars(quantization)
         method = getattr(known.get("quant_method"), "value", known.get("quant_method"))
         yield f"its weights are quantised ({method}): what is recorded is the quantised model's"
+        if method == "mxfp4":
+            yield "MXFP4 kernels pass by its routers and experts: load it with Mxfp4Config(dequantize=True)"
     if any(p.device.type == "meta" for p in model.parameters()):
         yield "some weights are offloaded; they are on their device only while they run"
     if len({p.device for p in model.parameters()}) > 1:

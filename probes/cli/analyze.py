@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import Any
 
 from probes.errors import UsageError
@@ -11,13 +12,20 @@ from probes.errors import UsageError
 SUMMARY = "compute a metric over a trace (table, JSON, CSV, Markdown or a plot)"
 EXAMPLE = "probe analyze srp trace.duckdb --segment-length 16 --ci --json\n  probe analyze srp --help"
 FORMATS = ("table", "json", "csv", "markdown")
+TEST = "p and q of each difference: labels dealt out anew among the sequences, false discoveries controlled"
+SAVE = "keep the result in the trace, for SQL (views results, result_columns, result_rows)"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Only the metric's name is read here; its own options are known once it is (see `probe analyze METRIC --help`)."""
     parser.add_argument("--list", action="store_true", help="list the metrics")
     parser.add_argument("--json", action="store_true", help="one JSON object")
-    parser.add_argument("metric", nargs="?", metavar="METRIC", help="what to compute; --list shows them all")
+    parser.add_argument(
+        "metric",
+        nargs="?",
+        metavar="METRIC",
+        help="what to compute; --list shows them all; overview: the facts to look at first",
+    )
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="TRACE [options]", help="see METRIC --help")
 
 
@@ -32,6 +40,9 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             "name a metric and a trace: probe analyze METRIC TRACE; 'probe analyze --list' shows the metrics"
         )
+    if args.metric == "overview":
+        words = _overview_parser().parse_args(args.rest)
+        return _overview(words, args.json or words.json)
     metric = get(args.metric)
     words = _parser(metric).parse_args(args.rest)
     return _analyze(metric, words, args.json or words.json)
@@ -43,16 +54,43 @@ def _analyze(metric: Any, words: argparse.Namespace, as_json: bool) -> int:
 
     options = {o.name: getattr(words, o.name) for o in metric.options}
     common = {"run_id": words.run, "layers": words.layers, "by": words.by}
-    if metric.paired:
+    if metric.paired or metric.across:
         common |= {"against": words.against, "against_trace": words.against_trace}
+    if metric.compares is not None:
+        common["test"] = words.test
     if words.ci:
         options.update(ci=True, resamples=words.resamples, seed=words.seed)
     frame = analyze(words.trace, metric.name, **common, **options)
+    _saved(frame, words)
     if words.plot:
         from probes.metrics.plots import save_plot
 
         save_plot(frame, metric, words.plot)
     print(render(frame, "json" if as_json else words.format))
+    return 0
+
+
+def _saved(frame: Any, words: argparse.Namespace) -> None:
+    if not words.save:
+        return
+    from probes.analysis import save
+
+    number = save(words.trace, frame)
+    where = f"views results, result_columns, result_rows: WHERE result_id = {number}"
+    print(f"probe: saved into {words.trace} as result {number} ({where})", file=sys.stderr)
+
+
+def _overview(words: argparse.Namespace, as_json: bool) -> int:
+    from probes.findings import overview_table
+    from probes.metrics.render import render
+
+    params = {name: getattr(words, name) for name in ("resamples", "permutations", "seed")}
+    frame = overview_table(words.trace, words.run, **params)
+    _saved(frame, words)
+    if as_json or words.format != "table":
+        print(render(frame, "json" if as_json else words.format))
+        return 0
+    print("\n\n".join(f"{row.title}\n  {row.text}\n  more: {row.command}" for row in frame.itertuples()))
     return 0
 
 
@@ -71,7 +109,7 @@ def _parser(metric: Any) -> argparse.ArgumentParser:
     own = parser.add_argument_group("options of this metric")
     for option in metric.options:
         _add(own, option)
-    if metric.paired:
+    if metric.paired or metric.across:
         own.add_argument("--against", type=int, metavar="RUN", help="the run to compare with")
         own.add_argument("--against-trace", metavar="TRACE", help="the trace it is in (default: the same)")
     common = parser.add_argument_group("options of every metric")
@@ -81,12 +119,39 @@ def _parser(metric: Any) -> argparse.ArgumentParser:
     common.add_argument("--layers", metavar="0-7", help="only these layers, by the model's own index")
     common.add_argument("--by", metavar="|".join(metric.by) or "label", help="group by this")
     common.add_argument("--ci", action="store_true", help="95 %% bootstrap intervals over sequences")
+    if metric.compares is not None:
+        common.add_argument("--test", action="store_true", help=TEST)
     common.add_argument("--resamples", type=int, default=1000, metavar="N", help="resamples for --ci (1000)")
     common.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the resamples (0)")
     common.add_argument("--format", choices=FORMATS, default="table", help="how to print (table)")
+    common.add_argument("--save", action="store_true", help=SAVE)
     common.add_argument("--plot", metavar="FILE", help="also draw the table into FILE.svg or FILE.html")
     common.add_argument("--json", action="store_true", help="the same as --format json")
     return parser
+
+
+def _overview_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="probe analyze overview",
+        description="The facts one would look for first, each with its number, its 95 %% interval and the command that "
+        "shows more.\nDifferences between labels are tested against labels dealt out anew among the sequences; those "
+        "with a\nBenjamini–Hochberg false-discovery rate above 5 %% over all experts are called within noise.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("trace", metavar="TRACE", help="a .duckdb trace or a directory of Parquet shards")
+    parser.add_argument("--run", type=int, metavar="ID", help="which run (default: the newest complete one)")
+    for name, default in (("resamples", 1000), ("permutations", 1000), ("seed", 0)):
+        parser.add_argument(f"--{name}", type=_whole, default=default, metavar="N", help=f"(default {default})")
+    parser.add_argument("--format", choices=FORMATS, default="table", help="how to print (table: sentences)")
+    parser.add_argument("--save", action="store_true", help=SAVE)
+    parser.add_argument("--json", action="store_true", help="the same as --format json")
+    return parser
+
+
+def _whole(text: str) -> int:
+    if not text.isdigit():
+        raise UsageError(f"a whole number from 0 on is needed, not {text!r}")
+    return int(text)
 
 
 def _add(group: Any, option: Any) -> None:

@@ -38,7 +38,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--out", required=True, metavar="TRACE", help="trace to write; a run is added to an existing one"
     )
     parser.add_argument(
-        "--capture", metavar="LEVELS", help=f"what to keep (default {','.join(DEFAULT_CAPTURE)}). {levels}"
+        "--capture",
+        metavar="LEVELS",
+        help=f"what to keep (default {','.join(DEFAULT_CAPTURE)}), or for=METRIC: what that metric reads. {levels}",
     )
     parser.add_argument("--layers", metavar="0-7", help="only these layers (the model's own numbers)")
     parser.add_argument("--max-new-tokens", type=int, default=0, metavar="N", help="also generate N tokens, greedily")

@@ -44,6 +44,7 @@ class OneHot(Layout):
                 tap.keep_slots(outputs, ids)
             if tap.examine:
                 tap.put("container", output)
+                tap.put("experts_input", hidden)
                 tap.put("combined", outputs[:, 0] * weights)
 
         points = [Point(parts.router, "after", after_router), Point(parts.experts, "after", after_experts)]

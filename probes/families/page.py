@@ -33,6 +33,7 @@ family's tiny model with transformers {transformers} and torch {torch} on a CPU.
 * **experts run**: `once`: the recorded pass is as long as the plain one, the call of the experts is only spread out;
   `twice`: these experts sum in an order of their own, so for norms they run a second time and the first result stands.
 * **output unchanged**: dtypes in which the recorded model's output was bit for bit the plain one's.
+* **notes**: "`hidden` not available" where the residual stream around the experts cannot be told from the modules.
 * **`output_router_logits`**: what transformers itself returns for it. Older versions ignore it in the families marked
   "dropped before" (transformers issue 48911).
 """

@@ -7,9 +7,10 @@ function and never the module of the same name.
 
 from __future__ import annotations
 
+from probes.metrics.counts import from_counts
 from probes.metrics.function import make_function as _make_function
 from probes.metrics.registry import Column, Metric, Option, discover, get
 
 globals().update({name: _make_function(metric) for name, metric in discover().items()})
 
-__all__ = ["Column", "Metric", "Option", "discover", "get", *discover()]
+__all__ = ["Column", "Metric", "Option", "discover", "from_counts", "get", *discover()]

@@ -100,7 +100,8 @@ def sequence_starts(sequence_id: np.ndarray) -> np.ndarray:
 def add_counts(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     """The sum of two counts, made in place; a group one side has not met yet counts zero there.
 
-    By name: `max_…` takes the larger (NaN is nothing), `_…` are lists that are strung together.
+    By name: `max_…` takes the larger (NaN is nothing), `_…` are lists that are strung together, `same_…` is of the
+    whole run and stays as it is.
     """
     return {key: _add(key, a[key], b[key]) for key in a}
 
@@ -108,6 +109,8 @@ def add_counts(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 def _add(key: str, a: Any, b: Any) -> Any:
     if key.startswith("_"):
         return a + b
+    if key.startswith("same_"):
+        return a
     if len(a) < len(b):
         a, b = b, a
     if key.startswith("max_"):
@@ -139,7 +142,9 @@ def by_group(values: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray
     return out
 
 
-_WHOLE = ("layers", "num_experts", "label_names")
+MOMENTS = ("output_count", "output_mean", "output_m2")
+WEIGHTS = ("router_weight", "expert_weight")
+_WHOLE = ("layers", "num_experts", "label_names", *MOMENTS, *WEIGHTS)
 
 
 def cut(arrays: RoutingArrays, a: int, b: int) -> RoutingArrays:

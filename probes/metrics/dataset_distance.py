@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def check(options: Options, about: About) -> None:
     """Two labels at least."""
     if len([name for name in about.groups if name is not None]) < 2:
-        raise UsageError("dataset_distance compares labels: the run has fewer than two")
+        raise UsageError("dataset_distance compares labels, and the run has fewer than two; or give --against RUN")
 
 
 def count(chunk: Chunk, options: Options) -> Counts:
@@ -91,16 +91,17 @@ def table(counts: Counts, options: Options, about: About) -> pd.DataFrame:
 METRIC = Metric(
     name="dataset_distance",
     title="Dataset distance",
-    question="How differently do two labels load the experts?",
+    question="How differently do two labels, or two runs, load the experts?",
     formula="loads normalised to sum 1: l2 = ‖a − b‖₂; cosine_distance = 1 − cos(a, b); js_bits = Jensen–Shannon "
-    "in bits",
+    "in bits. With --against RUN the two runs stand in place of the labels; their tokens need not be the same",
     source="arXiv 2406.11256 (L2 of the last layer)",
     groups=lambda options: "label",
     by=(),
+    across=True,
     check=check,
     columns=(
         Column("layer", "index", "the model's own layer index", 0),
-        Column("a", "name", "one label"),
+        Column("a", "name", "one label (or run)"),
         Column("b", "name", "the other"),
         Column("l2", "distance", "Euclidean distance of the loads", 0, 2**0.5),
         Column("cosine_distance", "distance", "1 − cosine", 0, 1),

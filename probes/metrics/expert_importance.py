@@ -8,6 +8,17 @@ Two tokens of two experts: expert 0 twice with weights 0.6 and 0.5 and outputs o
 >>> t = metrics.expert_importance(**args, criterion=["frequency", "soft_frequency", "ean", "reap"])
 >>> t[t.expert == 0][["criterion", "importance", "rank"]].values.tolist()
 [['frequency', 2.0, 1], ['soft_frequency', 1.1, 1], ['ean', 4.0, 1], ['reap', 1.05, 1]]
+
+EASY-EP weighs a token by how far the block turned the residual stream: with cosines 0.5 and 1 only the first token
+counts, 0.6·1·0.5 = 0.3. MoNE from the moments of expert 0's two outputs (1, 0) and (3, 0): unbiased variance (2, 0),
+times the mean weight 1.1/2 for the fusion: √2·0.55.
+
+>>> moments = dict(output_count=[[2, 1, 1]], output_mean=[[[2, 0], [0, 0], [0, 0]]])
+>>> moments["output_m2"] = [[[2, 0], [0, 0], [0, 0]]]
+>>> chosen = ["easy_ep", "mone_variance", "mone"]
+>>> t = metrics.expert_importance(**args, similarity=[0.5, 1.0], **moments, criterion=chosen)
+>>> t[t.expert == 0][["criterion", "importance"]].round(3).values.tolist()
+[['easy_ep', 0.3], ['mone_variance', 2.0], ['mone', 0.778]]
 """
 
 from __future__ import annotations
@@ -16,10 +27,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from probes.errors import UsageError
 from probes.metrics.activations import count_experts
-from probes.metrics.chunk import About, Chunk
+from probes.metrics.chunk import MOMENTS, About, Chunk
 from probes.metrics.registry import Column, Counts, Metric, Option, Options
 from probes.metrics.tables import axes, coverage, grid, ratio
+from probes.routing import RoutingArrays
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +43,9 @@ NEEDS = {
     "ean": ("output_norm",),
     "ean_mean": ("output_norm",),
     "reap": ("weights", "output_norm"),
+    "easy_ep": ("weights", "output_norm", "similarity"),
+    "mone_variance": MOMENTS,
+    "mone": ("weights", *MOMENTS),
     "max_activation": ("output_absmax",),
 }
 
@@ -40,19 +56,38 @@ def needs(options: Options) -> tuple[str, ...]:
 
 
 def count(chunk: Chunk, options: Options) -> Counts:
-    """chosen [G, L, E]; sums [G, L, E] of weight, norm and weight·norm with the assignments they are over; maxima."""
+    """chosen [G, L, E]; sums [G, L, E] of weight, norm and weight·norm with the assignments they are over; maxima.
+
+    same_spread, same_deviation [1, L, E]: norm of the outputs' variance, and of its square root, over the whole run.
+    """
     counts: Counts = {"chosen": count_experts(chunk)}
     arrays, wanted = chunk.arrays, set(options["criterion"])
-    if "soft_frequency" in wanted:
+    if wanted & {"soft_frequency", "mone"}:
         counts["weight"], _ = _sums(chunk, np.asarray(arrays.weights, np.float64))
     if wanted & {"ean", "ean_mean"}:
         counts["norm"], counts["n_norm"] = _sums(chunk, np.asarray(arrays.output_norm, np.float64))
     if "reap" in wanted:
         product = np.asarray(arrays.weights, np.float64) * np.asarray(arrays.output_norm, np.float64)
         counts["product"], counts["n_product"] = _sums(chunk, product)
+    if "easy_ep" in wanted:
+        turned = np.maximum(1 - np.asarray(arrays.similarity, np.float64), 0)[:, :, None]
+        product = np.asarray(arrays.weights, np.float64) * np.asarray(arrays.output_norm, np.float64)
+        counts["turned"], counts["n_turned"] = _sums(chunk, product * turned)
+    if wanted & {"mone_variance", "mone"}:
+        if "spread" not in chunk.state:  # once per pass: it is of the whole run
+            chunk.state["spread"] = spread(arrays)
+        counts["same_spread"], counts["same_deviation"] = (x[None] for x in chunk.state["spread"])
     if "max_activation" in wanted:
         counts["max_absmax"] = _maxima(chunk)
     return counts
+
+
+def spread(arrays: RoutingArrays) -> tuple[np.ndarray, np.ndarray]:
+    """‖Var(o)‖₂ and ‖√Var(o)‖₂ [L, E] of the experts' outputs, unbiased; NaN with fewer than two outputs."""
+    n = np.asarray(arrays.output_count, np.float64)
+    m2 = np.asarray(arrays.output_m2, np.float64)
+    variance = ratio(m2, np.broadcast_to(np.where(n > 1, n - 1, 0)[..., None], m2.shape))
+    return np.sqrt((variance**2).sum(axis=-1)), np.sqrt(variance.sum(axis=-1))
 
 
 def _cells(chunk: Chunk, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -88,7 +123,20 @@ def importance(counts: Counts, criterion: str) -> np.ndarray:
         return counts["norm"]
     if criterion == "ean_mean":
         return ratio(counts["norm"], counts["n_norm"])
+    if criterion == "easy_ep":
+        return counts["turned"]
+    if criterion == "mone_variance":
+        return np.broadcast_to(counts["same_spread"], counts["chosen"].shape)
+    if criterion == "mone":
+        return counts["same_deviation"] * ratio(counts["weight"], counts["n_tokens"][..., None])
     return ratio(counts["product"], counts["n_product"]) if criterion == "reap" else counts["max_absmax"]
+
+
+def check(options: Options, about: About) -> None:
+    """The moments are those of the whole run."""
+    whole = [c for c in options["criterion"] if c.startswith("mone")]
+    if about.by is not None and whole:
+        raise UsageError(f"{whole[0]} has no --by {about.by}: the outputs' moments are kept for the whole run only")
 
 
 def estimate(counts: Counts, options: Options, about: About) -> np.ndarray:
@@ -130,9 +178,13 @@ METRIC = Metric(
     title="Expert importance",
     question="Which experts matter, and which could be pruned?",
     formula="frequency: count; soft_frequency: Σ weight; ean: Σ‖o‖, ean_mean its mean over routed tokens; reap: "
-    "mean over routed tokens of weight·‖o‖; max_activation: max |o|. rank 1 = most important in the "
+    "mean over routed tokens of weight·‖o‖; easy_ep: Σ weight·‖o‖·max(1 − cos(h, h + r), 0), h the residual stream "
+    "before the experts, r what they returned; mone_variance: ‖Var(o)‖₂, unbiased, per component over the run; mone: "
+    "‖√Var(o)‖₂ times the mean weight over all tokens (the fusion of the published code, without its constant "
+    "factor); max_activation: max |o|. rank 1 = most important in the "
     "layer, equals by lower id. pruned (PESF): count < (T·k/E)·α",
-    source="PESF, arXiv 2508.01625; EAN and REAP: arXiv 2510.13999; max activation: arXiv 2507.23279",
+    source="PESF, arXiv 2508.01625; EAN and REAP: arXiv 2510.13999; EASY-EP: arXiv 2504.06792; MoNE: arXiv 2507.00390; "
+    "max activation: arXiv 2507.23279",
     options=(
         Option("criterion", str, ("frequency",), "how importance is measured", tuple(NEEDS), repeatable=True),
         Option("keep", float, None, "mark what each criterion keeps: the first ⌈keep·E⌉ of a layer", low=0, high=1),
@@ -151,6 +203,7 @@ METRIC = Metric(
         Column("missing_share", "share", "positions without routing", 0, 1),
     ),
     count=count,
+    check=check,
     table=table,
     estimate=estimate,
     value="importance",

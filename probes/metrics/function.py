@@ -10,7 +10,7 @@ import numpy as np
 
 from probes.errors import ProbeError, UsageError, unknown
 from probes.metrics.bootstrap import RESAMPLES, SEED
-from probes.metrics.chunk import About, PairedArrays, cut, sequence_starts
+from probes.metrics.chunk import MOMENTS, WEIGHTS, About, PairedArrays, cut, sequence_starts
 from probes.metrics.registry import Metric
 from probes.metrics.run import run
 from probes.routing import NO_EXPERT, RoutingArrays
@@ -27,6 +27,16 @@ ARRAYS = (
     ("logits", "[T, L, E] router logits before softmax; NaN rows where they were not kept"),
     ("output_norm", "[T, L, k] L2 norm of each chosen expert's output"),
     ("output_absmax", "[T, L, k] largest absolute component of that output"),
+    ("input_absmax", "[T, L] largest absolute component of the experts' input"),
+    ("similarity", "[T, L] cosine of the residual stream before the experts and after adding what they returned"),
+    ("hidden_absmax", "[T, L] largest absolute component of the residual stream before the experts"),
+    ("hidden_absmedian", "[T, L] its median absolute component"),
+    ("router_input", "[T, L, H] what the router received"),
+    ("output_count", "[L, E] how many output vectors of each expert were seen"),
+    ("output_mean", "[L, E, H] their mean"),
+    ("output_m2", "[L, E, H] sum of squared differences from that mean"),
+    ("router_weight", "[L, E, H] rows of the router's weight"),
+    ("expert_weight", "[L, E, N, W] weights of each expert's neurons"),
     ("token_id", "[T] token ids"),
     ("predicted_id", "[T] the model's most likely next token"),
     ("token", "[T] token text"),
@@ -42,6 +52,7 @@ COMMON = (
     ("resamples", "how many resamples"),
     ("seed", "seed of the resamples"),
 )
+PER_TOKEN_LAYER = ("input_absmax", "similarity", "hidden_absmax", "hidden_absmedian")
 SCORES = ("softmax", "sigmoid", "sqrtsoftplus")
 _CHUNK_CELLS = 16_000_000
 
@@ -139,6 +150,16 @@ def _shaped(name: str, value: Any, ids: np.ndarray, num_experts: int) -> np.ndar
     array = np.asarray(value)
     if name in ("token_id", "predicted_id", "token"):
         expected: tuple[int, ...] = ids.shape[:1]
+    elif name in PER_TOKEN_LAYER:
+        array = array[:, None] if array.ndim == 1 and ids.shape[1] == 1 else array
+        expected = ids.shape[:2]
+    elif name in WEIGHTS:
+        expected = (ids.shape[1], num_experts, *array.shape[2:])
+    elif name in MOMENTS:
+        expected = (ids.shape[1], num_experts, *array.shape[2:3])
+    elif name == "router_input":
+        array = array[:, None, :] if array.ndim == 2 and ids.shape[1] == 1 else array
+        expected = (*ids.shape[:2], *array.shape[2:3])
     else:
         array = array[:, None, :] if array.ndim == 2 and ids.shape[1] == 1 else array
         expected = (*ids.shape[:2], num_experts if name.endswith("logits") else ids.shape[2])

@@ -203,6 +203,7 @@ METRIC = Metric(
     table=table,
     estimate=estimate,
     aggregates=aggregates,
+    compares=lambda options, labels: labels if groups(options) == "label" else None,
     value="npmi",
     laws=(
         "expert_permutation",

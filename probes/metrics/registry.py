@@ -16,6 +16,24 @@ from typing import Any
 
 from probes.errors import UsageError, unknown
 
+# What a recording must hold for an array to be there, by the level of `probe record --capture` that keeps it.
+LEVELS = {
+    "weights": "weights",
+    "logits": "logits",
+    "other_logits": "logits",
+    "output_norm": "norms",
+    "output_absmax": "norms",
+    "input_absmax": "norms",
+    "predicted_id": "predictions",
+    "similarity": "hidden",
+    "hidden_absmax": "hidden",
+    "hidden_absmedian": "hidden",
+    "output_count": "moments",
+    "output_mean": "moments",
+    "output_m2": "moments",
+    "router_input": "router_inputs",
+}
+
 Counts = dict[str, Any]
 Options = dict[str, Any]
 
@@ -104,7 +122,9 @@ class Metric:
     cells       (options, about) -> how many numbers `count` makes per group, where they are many
     draws       (sums, groups, options, about) -> [resamples, rows], where `estimate` of each would be too slow
     tags        options that name a label, or a tag of the sequences' metadata as "key=value"
+    compares    (options, labels) -> the labels whose difference `--test` tests against noise, or None for these options
     paired      compares two runs of the same tokens (`--against RUN`; `other_experts` in Python)
+    across      can compare two runs of any tokens as it compares labels (`--against RUN`)
     value       the column `estimate` computes
     laws        names of laws (see laws.py) it obeys;  ends: values it must take on uniform and one-hot routing
     """
@@ -129,7 +149,9 @@ class Metric:
     cells: Callable[[Options, Any], int] | None = None
     draws: Callable[..., Any] | None = None
     tags: tuple[str, ...] = ()
+    compares: Callable[[Options, tuple[str, ...]], tuple[str, ...] | None] | None = None
     paired: bool = False
+    across: bool = False
     value: str = ""
     laws: tuple[str, ...] = ()
     ends: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -138,6 +160,32 @@ class Metric:
     def needed(self, options: Options) -> tuple[str, ...]:
         """The arrays it reads beside `experts`, for these options."""
         return tuple(self.needs(options)) if callable(self.needs) else self.needs
+
+    def levels(self) -> tuple[str, ...]:
+        """The capture levels that it reads, with any of its options: what `--capture for=METRIC` keeps."""
+        variants = self._variants()
+        names = [name.rstrip("?") for options in variants for name in self.needed(options)]
+        names += ["predicted_id"] if any(self.groups(options) == "predicted" for options in variants) else []
+        return tuple(dict.fromkeys(LEVELS[name] for name in names if name in LEVELS))
+
+    def _variants(self) -> list[Options]:
+        """Its defaults, and each choice of each option beside them."""
+        usual = self.checked({})
+        choices = [(o, choice) for o in self.options for choice in (o.choices or ((True,) if o.type is bool else ()))]
+        several = ((o, (choice,) if o.repeatable else choice) for o, choice in choices)
+        return [usual, *({**usual, option.name: value} for option, value in several)]
+
+    def who_needs(self, array: str, options: Options) -> str:
+        """`expert_importance easy_ep`: the metric, and the choice of an option that is to blame for the need."""
+        for option in self.options:
+            chosen = options[option.name] if option.repeatable else (options[option.name],)
+            for value in chosen if option.choices else ():
+                one = {**options, option.name: (value,) if option.repeatable else value}
+                others = [c for c in option.choices if c != value]
+                without = [{**options, option.name: (c,) if option.repeatable else c} for c in others]
+                if array in self.needed(one) and not all(array in self.needed(o) for o in without):
+                    return f"{self.name} {value}"
+        return self.name
 
     def option(self, name: str) -> Option:
         """The option of that name, or a UsageError with the nearest right one."""

@@ -126,6 +126,7 @@ METRIC = Metric(
     aggregates=aggregates,
     second=second,
     tags=("label", "against"),
+    compares=lambda options, labels: None if options["equal_tokens"] else (options["label"], options["against"]),
     value="rd",
     laws=(
         "expert_permutation",

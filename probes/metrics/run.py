@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 SEQUENCE_CELLS = 48_000_000
 TOKENS = {"token": ("token?", "token_id?"), "predicted": ("predicted_id",), "next": ("token?", "token_id?")}
+
+
+Listener = Callable[[RoutingArrays], None]
 
 
 class Source(Protocol):
@@ -84,6 +87,40 @@ def _from_aggregates(metric: Metric, source: Source, options: Options, about: Ab
     return None if stored is None else metric.aggregates(stored, options, about)
 
 
+def run_many(
+    asked: Sequence[tuple[Metric, Mapping[str, Any]]],
+    source: Source,
+    listen: Sequence[Listener] = (),
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> list[pd.DataFrame]:
+    """The tables of several metrics, with intervals where they have them, from one reading of the source.
+
+    `listen`: called with each chunk of whole sequences too. Metrics that need two passes are refused.
+    """
+    passes = []
+    for metric, given in asked:
+        options = metric.checked(given)
+        resampled = None if metric.estimate is None else Resampled(source.n_sequences, resamples, seed)
+        about = _about(metric, source, options, None)
+        if metric.check is not None:
+            metric.check(options, about)
+        passes.append(_Pass(metric, source, resampled))
+        passes[-1].begin(options, about)
+    needs = tuple(dict.fromkeys(name for p in passes for name in p.needs()))
+    for arrays in source.chunks(needs):
+        for each in (*listen, *(p.feed for p in passes)):
+            each(arrays)
+    return [_finished(p) for p in passes]
+
+
+def _finished(done: _Pass) -> pd.DataFrame:
+    counts = done.end()
+    if done.metric.second is not None and done.metric.second(counts, done.options, done.about) is not None:
+        raise UsageError(f"{done.metric.name} reads the source twice with these options: run it by itself")
+    return finish(done.metric, counts, done.options, done.about, done.resampled)
+
+
 class _Pass:
     """One reading of the source; remembers the groups it met and, where asked, every resample's sums."""
 
@@ -91,35 +128,43 @@ class _Pass:
         self.metric, self.source, self.resampled = metric, source, resampled
 
     def go(self, options: Options, about: About) -> Counts:
-        self.about, self.vocabulary = about, Vocabulary()
+        self.begin(options, about)
+        for arrays in self.source.chunks(self.needs()):
+            self.feed(arrays)
+        return self.end()
+
+    def begin(self, options: Options, about: About) -> None:
+        self.options, self.about, self.vocabulary = options, about, Vocabulary()
         self.state: dict[str, Any] = {}
-        total: Counts | None = None
+        self.total: Counts | None = None
+
+    def feed(self, arrays: RoutingArrays) -> None:
         merge = self.metric.merge or add_counts
-        for arrays in self._blocks(options):
-            counts = self._count(arrays, options, total)
-            total = counts if total is None else merge(total, counts)
-        if total is None:
+        for block in self._blocks(arrays):
+            counts = self._count(block, self.options, self.total)
+            self.total = counts if self.total is None else merge(self.total, counts)
+
+    def end(self) -> Counts:
+        if self.total is None:
             raise ProbeError("there are no tokens to look at: the run (or the chosen layers) is empty")
-        if about.by in TOKENS:
+        if self.about.by in TOKENS:
             self.about = replace(self.about, groups=self.vocabulary.names())
-        return total
+        return self.total
 
-    def _blocks(self, options: Options) -> Iterator[RoutingArrays]:
-        """The source's chunks; while resampling, cut so that the counts of single sequences fit into memory."""
-        chunks = self.source.chunks(self._needs(options))
+    def _blocks(self, arrays: RoutingArrays) -> Iterator[RoutingArrays]:
+        """The chunk; while resampling, cut so that the counts of single sequences fit into memory."""
         if self.resampled is None or self.metric.cells is None:
-            yield from chunks
+            yield arrays
             return
-        size = max(1, SEQUENCE_CELLS // self.metric.cells(options, self.about))
-        for arrays in chunks:
-            starts = sequence_starts(arrays.sequence_id)
-            for first in range(0, len(starts) - 1, size):
-                last = min(first + size, len(starts) - 1)
-                yield cut(arrays, int(starts[first]), int(starts[last]))
+        size = max(1, SEQUENCE_CELLS // self.metric.cells(self.options, self.about))
+        starts = sequence_starts(arrays.sequence_id)
+        for first in range(0, len(starts) - 1, size):
+            last = min(first + size, len(starts) - 1)
+            yield cut(arrays, int(starts[first]), int(starts[last]))
 
-    def _needs(self, options: Options) -> tuple[str, ...]:
+    def needs(self) -> tuple[str, ...]:
         grouping = {"label": ("label",), "predicted": ("predicted_id",), None: ()}.get(self.about.by, TOKENS["token"])
-        return tuple(dict.fromkeys((*self.metric.needed(options), *grouping)))
+        return tuple(dict.fromkeys((*self.metric.needed(self.options), *grouping)))
 
     def _count(self, arrays: RoutingArrays, options: Options, so_far: Counts | None) -> Counts:
         starts = sequence_starts(arrays.sequence_id)
@@ -132,6 +177,10 @@ class _Pass:
         listed = {key: each.pop(key) for key in list(each) if key.startswith("_")}
         if any(key.startswith("max_") for key in each):
             raise UsageError(f"{self.metric.name} has no --ci for a maximum")
+        if any(key.startswith("same_") for key in each):
+            raise UsageError(
+                f"{self.metric.name} has no --ci here: the outputs' moments are kept for the whole run only"
+            )
         self.resampled.add(each, rows, n_groups)
         return listed | {key: _fold(values, rows, n_groups) for key, values in each.items()}
 
@@ -195,5 +244,9 @@ def _drop_empty(counts: Counts, about: About) -> tuple[Counts, About, list[int] 
     if about.by != "label" or np.asarray(counts["seen"])[-1] > 0:
         return counts, about, None
     kept = list(range(len(about.groups) - 1))
-    left = {k: v[:-1] if isinstance(v, np.ndarray) and len(v) == len(about.groups) else v for k, v in counts.items()}
+    left = {k: v[:-1] if _per_group(k, v, about) else v for k, v in counts.items()}
     return left, replace(about, groups=about.groups[:-1]), kept
+
+
+def _per_group(key: str, values: Any, about: About) -> bool:
+    return isinstance(values, np.ndarray) and not key.startswith("same_") and len(values) == len(about.groups)

@@ -9,6 +9,13 @@ maximum is 100, so expert 0 is a super expert.
 [[0, 1000.0, True], [1, 1.0, False], [2, 2.0, False], [3, 3.0, False]]
 >>> t[["threshold_percentile", "threshold_tenth"]].round(3).values[0].tolist()
 [985.045, 100.0]
+
+With what went in, and the residual stream of the layer: a token's largest component over its median one.
+
+>>> more = dict(input_absmax=[7, 9], hidden_absmax=[600, 4], hidden_absmedian=[2, 1])
+>>> t = metrics.super_experts([[0, 1], [2, 3]], num_experts=4, output_absmax=[[1000, 1], [2, 3]], **more)
+>>> t[["max_abs_input", "massive_activation_ratio"]].values.tolist()[1:3]
+[[7.0, 300.0], [9.0, 300.0]]
 """
 
 from __future__ import annotations
@@ -19,14 +26,15 @@ import numpy as np
 
 from probes.metrics.chunk import About, Chunk
 from probes.metrics.registry import Column, Counts, Metric, Option, Options
-from probes.metrics.tables import axes, coverage, grid
+from probes.metrics.tables import axes, coverage, grid, ratio
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def count(chunk: Chunk, options: Options) -> Counts:
-    """largest [G, L, E] (NaN: never routed), and where: sequence, position, token [G, L, E]."""
+    """largest [G, L, E] (NaN: never routed), and where: sequence, position, token [G, L, E]; largest input [G, L, E]
+    and residual stream, as a multiple of its median [G, L]."""
     groups, _, layers, _, experts = chunk.shape
     largest, at = np.full((groups, layers, experts), np.nan), np.full((groups, layers, experts), -1, np.int64)
     _largest(chunk, largest, at)
@@ -40,7 +48,26 @@ def count(chunk: Chunk, options: Options) -> Counts:
         "position": np.where(at < 0, -1, within[found]),
         "sequence": np.where(at < 0, -1, np.asarray(chunk.arrays.sequence_id)[found]),
         "token": names,
+        "max_input": _largest_input(chunk),
+        "max_massive": _massive(chunk),
     }
+
+
+def _largest_input(chunk: Chunk) -> np.ndarray:
+    groups, _, layers, _, experts = chunk.shape
+    out = np.full((groups, layers, experts), np.nan)
+    if chunk.arrays.input_absmax is not None:
+        values = np.broadcast_to(np.asarray(chunk.arrays.input_absmax, np.float64)[:, :, None], chunk.experts.shape)
+        t, i, r = np.nonzero((chunk.experts >= 0) & ~np.isnan(values))
+        np.fmax.at(out, (chunk.group[t], i, chunk.experts[t, i, r]), values[t, i, r])
+    return out
+
+
+def _massive(chunk: Chunk) -> np.ndarray:
+    out = np.full((chunk.n_groups, chunk.experts.shape[1]), np.nan)
+    if chunk.arrays.hidden_absmax is not None and chunk.arrays.hidden_absmedian is not None:
+        np.fmax.at(out, chunk.group, ratio(chunk.arrays.hidden_absmax, chunk.arrays.hidden_absmedian))
+    return out
 
 
 def _largest(chunk: Chunk, largest: np.ndarray, at: np.ndarray) -> None:
@@ -58,6 +85,7 @@ def merge(a: Counts, b: Counts) -> Counts:
     """The larger output of both; on a tie, or where only one has any, that of the earlier chunk first."""
     newer = (b["largest"] > a["largest"]) | (np.isnan(a["largest"]) & ~np.isnan(b["largest"]))
     out = {key: np.where(newer, b[key], a[key]) for key in ("largest", "position", "sequence", "token")}
+    out |= {key: np.fmax(a[key], b[key]) for key in ("max_input", "max_massive")}
     return out | {key: a[key] + b[key] for key in ("n_tokens", "seen")}
 
 
@@ -76,7 +104,8 @@ def table(counts: Counts, options: Options, about: About) -> pd.DataFrame:
     columns: dict[str, Any] = {
         "kind": np.full(shape, "routed", object),
         "max_abs_output": counts["largest"],
-        "max_abs_input": about.extra.get("max_abs_input", np.full(shape, np.nan)),
+        "max_abs_input": counts["max_input"],
+        "massive_activation_ratio": counts["max_massive"],
         "threshold_percentile": percentile,
         "threshold_tenth": tenth,
         "is_super": (counts["largest"] > both) & scope[:, None],
@@ -97,7 +126,8 @@ METRIC = Metric(
     question="Which experts produce outputs far larger than all others?",
     formula="v = max |down-projection output| over all tokens routed to the expert, before the routing weight; "
     "super iff v > percentile(v in scope, 99.5; linear) and v > max(v)//10; scope: layers l < "
-    "round(0.75·num_hidden_layers)",
+    "round(0.75·num_hidden_layers). massive_activation_ratio: the largest, over the layer's tokens, of the token's "
+    "max |h| over its median |h|, h the residual stream before the experts. Shared experts are not recorded",
     source="arXiv 2507.23279",
     options=(
         Option("percentile", float, 99.5, "percentile of v over the experts in scope", low=0, high=100),
@@ -105,13 +135,19 @@ METRIC = Metric(
         Option("exact_tenth", bool, False, "a tenth of the maximum itself, not rounded down to a whole number"),
         Option("num_hidden_layers", int, None, "layers of the model, dense ones too (default: the trace's)", low=1),
     ),
-    needs=("output_absmax", "token?", "token_id?"),
+    needs=("output_absmax", "input_absmax?", "hidden_absmax?", "hidden_absmedian?", "token?", "token_id?"),
     columns=(
         Column("layer", "index", "the model's own layer index", 0),
         Column("expert", "index", "expert", 0),
         Column("kind", "name", "routed (shared experts are not recorded)"),
         Column("max_abs_output", "activation", "largest |output component|; null if never routed", 0),
         Column("max_abs_input", "activation", "largest |input component|; null where not recorded", 0),
+        Column(
+            "massive_activation_ratio",
+            "ratio",
+            "of the layer: a token's max |h| over its median |h|",
+            1,
+        ),
         Column("threshold_percentile", "activation", "the percentile over the experts in scope", 0),
         Column("threshold_tenth", "activation", "a tenth of the largest v", 0),
         Column("is_super", "yes/no", "above both thresholds and in scope"),

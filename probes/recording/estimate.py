@@ -95,6 +95,8 @@ def bytes_per_row(num_experts: int, top_k: int, dtype: str, options: RecordOptio
         size += 4 * top_k
     if "norms" in options.capture:
         size += 8 * top_k + 4
+    if "hidden" in options.capture:
+        size += 12
     logits = LOGIT_BYTES.get(dtype, 4) * num_experts * options.logit_rate + 8  # entropy and margin are 4 bytes each
     return size + (logits if "logits" in options.capture else 0)
 

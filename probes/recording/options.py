@@ -15,6 +15,8 @@ LEVELS = {
     "predictions": "log-probability of every token and the most likely next one",
     "outputs": "the output vectors of the chosen experts, for a sample of the tokens (--output-rate)",
     "moments": "running mean and variance of every expert's output vectors",
+    "hidden": "how far the experts turn the residual stream, and its largest and median component, per token",
+    "router_inputs": "scatter of what the routers received, within and between experts (4·H² bytes per layer)",
 }
 DEFAULT_CAPTURE = ("ids", "weights", "logits", "norms", "predictions")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -45,14 +47,29 @@ class RecordOptions:
 
 
 def parse_capture(text: str | None) -> tuple[str, ...]:
-    """`"logits,norms"` -> the levels to keep; chosen ids always belong to it."""
+    """`"logits,norms"` -> the levels to keep; chosen ids always belong to it.
+
+    `"for=METRIC,METRIC"` stands for what these metrics read; level names may stand beside it.
+    """
     if text is None:
         return DEFAULT_CAPTURE
-    levels = [word.strip() for word in text.split(",") if word.strip()]
-    for level in levels:
-        if level not in LEVELS:
-            raise unknown("capture level", level, LEVELS)
-    return tuple(dict.fromkeys(["ids", *levels]))
+    levels, metrics = ["ids"], False
+    for word in filter(None, map(str.strip, text.split(","))):
+        metrics = metrics or word.startswith("for=")
+        name = word.removeprefix("for=").strip()
+        if name in LEVELS and not word.startswith("for="):
+            levels.append(name)
+        elif metrics:
+            levels += _levels_for(name)
+        else:
+            raise unknown("capture level", name, [*LEVELS, "for=METRIC"])
+    return tuple(level for level in LEVELS if level in levels)
+
+
+def _levels_for(metric: str) -> tuple[str, ...]:
+    from probes.metrics import get  # imports every metric: only for those who name one
+
+    return get(metric).levels()
 
 
 def parse_layers(text: str | None) -> tuple[int, ...] | None:

@@ -13,6 +13,7 @@ from probes.recording.layout import NEVER_FED, Layout, lay_out
 from probes.recording.plan import sample_positions
 from probes.recording.tokens import TokenTexts
 from probes.routing import NO_EXPERT, Router
+from probes.scatter import class_sums
 from probes.scores import bf16_to_float32, entropy, margin, probabilities
 
 if TYPE_CHECKING:
@@ -51,12 +52,14 @@ def batch_rows(
     # The last generated token has been chosen but not fed, so nothing was routed for it.
     fed = [len(s) - bool(len(new)) for s, new in zip(ids, generated, strict=True)]
     layout = lay_out(forwards, lengths, fed)
+    layers = [_layer(router, forwards, layout, group, settings) for router in settings.routers]
     return Batch(
         index=index,
         sequences=[_sequence(item, length) for item, length in zip(group, lengths, strict=True)],
         tokens=_tokens(group, np.concatenate(ids), layout, predictions, settings),
-        layers=[_layer(router, forwards, layout, group, settings) for router in settings.routers],
+        layers=layers,
         moments=moments,
+        router_inputs=_router_inputs(settings.routers, forwards, layout, layers),
     )
 
 
@@ -108,6 +111,7 @@ def _layer(
         for name in (*PER_SLOT, "input_absmax")
         if getattr(parts[0], name) is not None
     }
+    arrays |= _hidden(router, forwards, layout)
     if parts[0].logits is not None:
         bf16 = forwards[0].logits_bf16
         logits = layout.gather([part.logits for part in parts], _BF16_NAN if bf16 else np.nan)
@@ -124,6 +128,27 @@ def _layer(
 
 
 _BF16_NAN = 0x7FC0
+
+
+def _hidden(router: Router, forwards: Sequence[Any], layout: Layout) -> dict[str, np.ndarray]:
+    """What was measured of the residual stream; nothing where it was not asked for, or not found in this layer."""
+    parts = [forward.hidden[router.layer] for forward in forwards if router.layer in forward.hidden]
+    if not parts or len(parts) < len(forwards):
+        return {}
+    names = {"similarity": "similarity", "hidden_absmax": "absmax", "hidden_absmedian": "absmedian"}
+    return {name: layout.gather([getattr(part, own) for part in parts], np.nan) for name, own in names.items()}
+
+
+def _router_inputs(
+    routers: Sequence[Router], forwards: Sequence[Any], layout: Layout, layers: Sequence[LayerRows]
+) -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] | None:
+    """Sums of the router inputs of this batch by the expert ranked first, over the tokens that were really fed."""
+    sums = {}
+    for router, rows in zip(routers, layers, strict=True):
+        if all(router.layer in forward.router_inputs for forward in forwards):
+            inputs = layout.gather([forward.router_inputs[router.layer] for forward in forwards], np.nan)
+            sums[router.layer] = class_sums(inputs, rows.experts[:, 0], router.num_experts)
+    return sums or None
 
 
 def _unrouted(router: Router, forwards: Sequence[Any], layout: Layout) -> LayerRows:

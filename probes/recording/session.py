@@ -33,6 +33,8 @@ def wanted(options: RecordOptions) -> Want:
         norms="norms" in levels,
         outputs="outputs" in levels,
         moments="moments" in levels,
+        hidden="hidden" in levels,
+        router_inputs="router_inputs" in levels,
         layers=options.layers,
     )
 

@@ -94,7 +94,7 @@ CREATE TABLE raw.routing (
     run_id INTEGER, sequence_id INTEGER, position INTEGER, layer SMALLINT,
     experts USMALLINT[], weights FLOAT[], output_norms FLOAT[], output_absmaxes FLOAT[], input_absmax FLOAT,
     entropy FLOAT, margin FLOAT, missing_reason VARCHAR,
-    logits FLOAT[], logits_packed UINTEGER[]
+    logits FLOAT[], logits_32 UBIGINT[], logits_16 UINTEGER[]
 );
 COMMENT ON TABLE raw.routing IS 'One row per token and layer; inside a commit sorted by layer, then sequence and position.';
 COMMENT ON COLUMN raw.routing.run_id IS 'The run.';
@@ -109,8 +109,9 @@ COMMENT ON COLUMN raw.routing.input_absmax IS 'Largest absolute component of the
 COMMENT ON COLUMN raw.routing.entropy IS 'Entropy of the full softmax, nats.';
 COMMENT ON COLUMN raw.routing.margin IS 'k-th chosen score minus best unchosen score.';
 COMMENT ON COLUMN raw.routing.missing_reason IS 'Why there is no routing here; NULL where there is.';
-COMMENT ON COLUMN raw.routing.logits IS 'Logits of 32 bits.';
-COMMENT ON COLUMN raw.routing.logits_packed IS 'Logits of 16 bits, two in a word: see raw.bfloat16_at and raw.float16_at; the layer''s logits_type says which.';
+COMMENT ON COLUMN raw.routing.logits IS 'float32 logits of fewer than 32 experts.';
+COMMENT ON COLUMN raw.routing.logits_32 IS 'float32 logits of 32 experts or more, two in a word: see raw.float32_at.';
+COMMENT ON COLUMN raw.routing.logits_16 IS 'bfloat16 or float16 logits (the layer''s logits_type says which), two in a word: see raw.bfloat16_at and raw.float16_at.';
 
 CREATE TABLE raw.aggregates (
     run_id INTEGER, layer SMALLINT, label_id INTEGER,
@@ -153,10 +154,10 @@ COMMENT ON COLUMN raw.coactivation.layer IS 'The layer.';
 COMMENT ON COLUMN raw.coactivation.expert IS 'The expert.';
 COMMENT ON COLUMN raw.coactivation.together IS 'Tokens that chose both; its own place holds the tokens that chose it.';
 
--- 16-bit logits are kept two in a word: half as many numbers then pass through DuckDB's compressor (1.6 times as fast).
--- A bfloat16 is a sign, 8 bits of exponent, 7 of fraction. Logits lie between 2^8 and 2^-23 but for a few, so r = 135 -
--- exponent (modulo 256) fits 5 bits; what r has beyond goes to the top of the word, where zeros are packed away:
---   31..29 r1 >> 5 | 28..26 r0 >> 5 | 25..21 r1 & 31 | 20..16 r0 & 31 | 15..8 fraction1, sign1 | 7..0 fraction0, sign0
+-- Logits in pairs: store/encode.py says when and why, store/bfloat16.py how a word of two bfloat16 is made.
+CREATE MACRO raw.float32_at(words, i) AS
+    ((words[(i >> 1) + 1] >> (32 * (i & 1))::UBIGINT) & 4294967295::UBIGINT)::UINTEGER::BIT::FLOAT;
+COMMENT ON MACRO raw.float32_at IS 'The i-th float32 logit, from 0, exactly.';
 CREATE MACRO raw.bfloat16_exponent(word, i) AS (
     (391::UINTEGER - ((((word >> (26 + 3 * i)::UINTEGER) & 7::UINTEGER) << 5::UINTEGER)
         | ((word >> (16 + 5 * i)::UINTEGER) & 31::UINTEGER))) & 255::UINTEGER
@@ -288,13 +289,14 @@ COMMENT ON COLUMN assignments.output_norm IS 'L2 norm of its output before weigh
 COMMENT ON COLUMN assignments.output_absmax IS 'Largest absolute component of that output.';
 
 CREATE VIEW raw.logits AS
-SELECT r.run_id, r.sequence_id, r.position, r.layer, r.experts, l.gating, CASE l.logits_type
-        WHEN 'float32' THEN r.logits
-        WHEN 'bfloat16' THEN [raw.bfloat16_at(r.logits_packed, i) FOR i IN range(l.num_experts)]
-        WHEN 'float16' THEN [raw.float16_at(r.logits_packed, i) FOR i IN range(l.num_experts)]
+SELECT r.run_id, r.sequence_id, r.position, r.layer, r.experts, l.gating, CASE
+        WHEN r.logits IS NOT NULL THEN r.logits
+        WHEN r.logits_32 IS NOT NULL THEN [raw.float32_at(r.logits_32, i) FOR i IN range(l.num_experts)]
+        WHEN l.logits_type = 'bfloat16' THEN [raw.bfloat16_at(r.logits_16, i) FOR i IN range(l.num_experts)]
+        ELSE [raw.float16_at(r.logits_16, i) FOR i IN range(l.num_experts)]
     END AS logits
 FROM raw.routing r JOIN raw.layers l ON l.run_id = r.run_id AND l.layer = r.layer
-WHERE r.logits IS NOT NULL OR r.logits_packed IS NOT NULL;
+WHERE r.logits IS NOT NULL OR r.logits_32 IS NOT NULL OR r.logits_16 IS NOT NULL;
 COMMENT ON VIEW raw.logits IS 'Kept logits as lists of FLOAT, exactly.';
 COMMENT ON COLUMN raw.logits.run_id IS 'The run.';
 COMMENT ON COLUMN raw.logits.sequence_id IS 'The sequence.';

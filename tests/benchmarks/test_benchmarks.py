@@ -76,7 +76,7 @@ def test_results_survive_the_file(tmp_path: Path) -> None:
     assert "| table: what | ≤ 1.05 | 1.100 x | **no** |" in page
 
 
-@pytest.fixture()
+@pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy the machine is, one round is enough here."""
     from benchmarks import timing

@@ -14,7 +14,7 @@ from store.writer import TraceWriter
 
 VIEWS = (
     *("layers", "sequences", "tokens", "routing", "assignments", "router_logits", "expert_stats", "layer_stats"),
-    *("coactivation", "output_vectors", "expert_outputs"),
+    *("coactivation", "output_vectors", "expert_outputs", "hidden", "router_inputs"),
 )
 RUN_FACTS = "run_id, name, model, revision, status, n_sequences, n_tokens, batches_done, provenance"
 
@@ -68,6 +68,7 @@ def make_batch(plan: Plan, index: int) -> Batch:
         },
         [_rows(plan, rng, layer, e, k, len(sequence)) for layer, e, k in plan.layers],
         moments=_moments(plan, rng) if plan.outputs else None,
+        router_inputs=_router_inputs(plan, rng) if plan.outputs else None,
     )
 
 
@@ -106,7 +107,22 @@ def _rows(plan: Plan, rng: np.random.Generator, layer: int, e: int, k: int, n: i
         entropy=np.where(rng.random(n) < 0.05, np.nan, rng.random(n)).astype(np.float32),
         margin=rng.random(n).astype(np.float32),
         missing_reason="padding",
+        **_hidden(rng, n) if plan.outputs else {},
     )
+
+
+def _hidden(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
+    names = ("similarity", "hidden_absmax", "hidden_absmedian")
+    unknown = rng.random(n) < 0.1
+    return {name: np.where(unknown, np.nan, rng.random(n)).astype(np.float32) for name in names}
+
+
+def _router_inputs(plan: Plan, rng: np.random.Generator) -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    made = {}
+    for layer, e, _ in plan.layers:
+        x = rng.standard_normal((5, 4))
+        made[layer] = (rng.integers(0, 9, e), rng.standard_normal((e, 4)), x.T @ x)
+    return made
 
 
 def _moments(plan: Plan, rng: np.random.Generator) -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -144,3 +144,58 @@ def test_too_many_labels_are_refused(tmp_path, monkeypatch):
     plan = Plan(labels=tuple(f"unique {i}" for i in range(3000)), sequences=50, length=2)
     with pytest.raises(TraceError, match="labels are too many"):
         write(tmp_path / "t.duckdb", plan, batches=20)
+
+
+def test_a_run_without_rows_has_empty_sums(tmp_path):
+    """A recording that has just begun can be looked at."""
+    writer = TraceWriter.create(tmp_path / "t.duckdb", RUN, Plan().infos)
+    found = open_trace(tmp_path / "t.duckdb").aggregates()
+    writer.abort()
+    assert found["count"].shape == (3, 16, 1)
+    assert not found["count"].any()
+    assert not found["tokens"].any()
+    assert np.isnan(found["max_abs_output"]).all()
+    assert (found["max_output_position"] == -1).all()
+    assert not found["coactivation"].any()
+
+
+def test_router_inputs_add_up_over_batches(tmp_path):
+    path = tmp_path / "t.duckdb"
+    batches = write(path, Plan(outputs=True), batches=4)
+    stored = open_trace(path).router_inputs()
+    assert set(stored) == {1, 2, 4}
+    for layer, sums in stored.items():
+        for i, values in enumerate(sums):
+            expected = sum(batch.router_inputs[layer][i] for batch in batches)
+            np.testing.assert_allclose(values, expected, rtol=1e-12)
+    count, total, _ = stored[2]
+    shown = open_trace(path).sql("SELECT mean FROM router_inputs WHERE layer = 2 ORDER BY expert")["mean"]
+    np.testing.assert_allclose(shown[0], total[0] / count[0])
+
+
+def test_the_measured_stream_comes_back_where_it_was(tmp_path):
+    path = tmp_path / "t.duckdb"
+    batches = write(path, Plan(outputs=True), batches=3)
+    names = ("similarity", "hidden_absmax", "hidden_absmedian")
+    chunks = list(open_trace(path).chunks(columns=("experts", *names), max_rows=60))
+    assert len(chunks) > 1
+    for name in names:
+        got = np.concatenate([chunk[name] for chunk in chunks])
+        made = np.concatenate([np.stack([getattr(r, name) for r in b.layers], axis=1) for b in batches])
+        np.testing.assert_array_equal(got, made)
+    write(tmp_path / "bare.duckdb", Plan(), batches=1)
+    bare = open_trace(tmp_path / "bare.duckdb")
+    assert bare.router_inputs() == {}
+    assert bare.moments() == {}
+    assert all(np.isnan(chunk["similarity"]).all() for chunk in bare.chunks(columns=("similarity",)))
+
+
+def test_a_new_run_is_noticed(tmp_path):
+    path = tmp_path / "t.duckdb"
+    write(path, batches=1)
+    trace = open_trace(path)
+    assert trace._id(None) == 1
+    write(path, batches=1)
+    assert trace._id(None) == 2
+    with pytest.raises(TraceError, match="no run 3; there are: 1, 2"):
+        trace.layers(3)

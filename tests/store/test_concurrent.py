@@ -28,7 +28,7 @@ SEEN = (
 def recording(tmp_path):
     """A process that records, and its file."""
     path = tmp_path / "t.duckdb"
-    command = [sys.executable, "-m", "tests.store.recorder", str(path), str(BATCHES), "1", "0.03"]
+    command = [sys.executable, "-m", "tests.store.recorder", str(path), str(BATCHES), "1", "0.1"]
     process = subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True)
     yield process, path
     process.kill()

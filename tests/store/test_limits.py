@@ -95,7 +95,7 @@ def peak(path, count):
 
 
 def test_memory_does_not_grow_with_the_recording(tmp_path):
-    short, long = peak(tmp_path / "short.duckdb", 8), peak(tmp_path / "long.duckdb", 40)
+    short, long = peak(tmp_path / "short.duckdb", 6), peak(tmp_path / "long.duckdb", 24)
     assert long < 1.15 * short + 16
 
 

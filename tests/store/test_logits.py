@@ -14,31 +14,36 @@ ALL = np.arange(65_536, dtype=np.uint16)
 
 
 def patterns(kind):
-    """All 65,536 patterns, each beside a random other, with an odd width."""
+    """All 65,536 patterns, each beside a random other, with an odd width. float32: the upper and lower half of one."""
     others = np.random.default_rng(0).permutation(ALL)
     bits = np.stack([ALL, others, others[::-1]], axis=1)
+    if kind == "float32":
+        whole = (bits[:, :1].astype(np.uint32) << 16) | np.tile(others[:, None], (1, 33))
+        return np.ascontiguousarray(whole).view(np.float32)
     return bits if kind == "bfloat16" else bits.view(np.float16)
 
 
-@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "float32"])
 def test_packing_is_lossless_for_every_pattern(kind):
     values = patterns(kind)
-    back = unpack_logits(pack_logits(values), values.dtype, 3)
-    np.testing.assert_array_equal(back.view(np.uint16), values.view(np.uint16))
+    back = unpack_logits(pack_logits(values), values.dtype, values.shape[1])
+    assert back.dtype == np.float32
+    np.testing.assert_array_equal(np.ascontiguousarray(back).view(np.uint32), widen(values).view(np.uint32))
 
 
-@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "float32"])
 def test_sql_shows_the_exact_value_of_every_pattern(kind):
     values = patterns(kind)
     con = database.memory()
     con.execute(database.views_sql())
     con.register("words", pa.table({"i": np.arange(len(values)), "w": pa.array(list(pack_logits(values)))}))
-    query = f"SELECT [raw.{kind}_at(w, j) FOR j IN range(3)] AS x FROM words ORDER BY i"
-    shown = con.sql(query).to_arrow_table()["x"].combine_chunks().flatten().to_numpy().reshape(-1, 3)
-    np.testing.assert_array_equal(shown.view(np.uint32), widen(values).view(np.uint32))
+    query = f"SELECT [raw.{kind}_at(w, j) FOR j IN range({values.shape[1]})] AS x FROM words ORDER BY i"
+    shown = con.sql(query).to_arrow_table()["x"].combine_chunks().flatten().to_numpy()
+    con.close()
+    np.testing.assert_array_equal(shown.view(np.uint32), widen(values).view(np.uint32).reshape(-1))
 
 
-def test_typical_bfloat16_logits_take_26_bits_of_32():
+def test_usual_bfloat16_logits_take_26_bits_of_32():
     values = np.random.default_rng(0).standard_normal((1000, 64)).astype(np.float32)
     words = pack_logits((values.view(np.uint32) >> 16).astype(np.uint16))
     assert words.max() < 1 << 26

@@ -153,7 +153,7 @@ BAD = {
     "unknown layer": ("routing", put("layer", 77), "expert id"),
     "unknown run": ("tokens", put("run_id", 5), "a run that is not in it"),
     "weights": ("routing", put("weights", [0.5]), "differ in number"),
-    "logits": ("routing", put("logits_packed", [1, 2, 3]), "one per expert"),
+    "logits": ("routing", put("logits_16", [1, 2, 3]), "one per expert"),
     "negative tokens": ("tokens", put("token_id", -5), "negative"),
     "sequences twice": ("sequences", put("sequence_id", 1), "there twice"),
     "aggregates": ("aggregates", put("chosen", [1]), "aggregates"),

@@ -7,7 +7,9 @@ import pytest
 
 from store.batch import RunInfo
 from store.reference import EXAMPLES, ORDER, sql_page, views
+from store.results import save_result
 from store.sandbox import run_query
+from store.trace import open_trace
 from tests.store.made import RUN, Plan, write
 
 PAGE = Path(__file__).parents[2] / "docs" / "sql.md"
@@ -38,6 +40,9 @@ def two_runs(tmp_path_factory):
     path = tmp_path_factory.mktemp("reference") / "trace.duckdb"
     write(path, Plan(logits="bfloat16"))
     write(path, Plan(logits="bfloat16"), run=RunInfo("steered", RUN.model, baseline_run_id=1))
+    columns = [{"name": name, "unit": "", "description": name} for name in ("layer", "expert", "target", "npmi")]
+    row = {"layer": 0, "expert": 1, "target": "a", "npmi": 0.5}
+    save_result(open_trace(path), 1, "npmi", {}, columns, [row], {})
     return path
 
 

@@ -44,6 +44,20 @@ def test_every_array_comes_back_exactly(tmp_path, logits, rate):
         assert np.isnan(got["logits"][:, i, e:]).all()
 
 
+def test_float32_logits_of_many_experts(tmp_path):
+    plan = Plan(layers=((0, 40, 2), (1, 33, 2), (2, 8, 2)), logit_rate=0.5)
+    batches = write(tmp_path / "t.duckdb", plan)
+    got = read(tmp_path / "t.duckdb")["logits"]
+    for i, (layer, e, _) in enumerate(plan.layers):
+        kept = expected(batches, layer, "logits_kept")[:, None]
+        np.testing.assert_array_equal(got[:, i, :e], np.where(kept, expected(batches, layer, "logits"), np.nan))
+    shown = open_trace(tmp_path / "t.duckdb").sql(
+        "SELECT logit FROM router_logits WHERE layer = 1 ORDER BY sequence_id, position, expert"
+    )
+    rows = got[:, 1, :33]
+    np.testing.assert_array_equal(shown.logit.to_numpy().reshape(-1, 33), rows[~np.isnan(rows).any(axis=1)])
+
+
 def test_tokens_come_back(tmp_path):
     batches = write(tmp_path / "t.duckdb")
     got = read(tmp_path / "t.duckdb", columns=())

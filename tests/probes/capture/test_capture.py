@@ -367,3 +367,16 @@ def test_gating_parameters_are_json(model):
     assert one["rule"] == "sigmoid_bias"
     assert len(one["bias"]["values"]) == 8
     assert one["bias"]["dtype"] == "float32"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("rows", [3, 3000])
+def test_the_largest_absolute_component_in_every_dtype_and_size(dtype, rows):
+    from probes.capture.tap import absmax, norm
+
+    torch.manual_seed(0)
+    values = torch.randn(rows, 4, 8, dtype=torch.float32).to(dtype)
+    values[0, 0, 3], values[1, 1, 2], values[2, 2] = float("nan"), -200, 0.0
+    expected = values.double().abs().amax(-1)
+    assert torch.equal(absmax(values).double().nan_to_num(nan=-1), expected.nan_to_num(nan=-1))
+    assert torch.allclose(norm(values).double(), values.double().norm(dim=-1), rtol=1e-5, equal_nan=True)

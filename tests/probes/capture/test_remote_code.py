@@ -85,6 +85,6 @@ def test_the_rule_of_an_unknown_model_is_found_by_trying():
         model(input_ids=torch.arange(10).view(2, 5))
         (forward,) = recorder.take()
     assert {r.gating for r in recorder.routers} == {"softmax_topk"}
-    assert {p["normalise"] for p in recorder.gating_parameters.values()} == {False}
+    assert {p.get("normalise", False) for p in recorder.gating_parameters.values()} == {False}
     assert forward.routing[1].experts.shape == (10, 2)
     assert forward.routing[1].output_norm is None

@@ -10,7 +10,12 @@ Case = dict[str, Any]
 PER_TOKEN = {
     *("experts", "sequence_id", "weights", "logits", "output_norm", "output_absmax", "token_id", "predicted_id"),
     *("token", "label", "other_experts", "other_logits"),
+    *("input_absmax", "similarity", "hidden_absmax", "hidden_absmedian", "router_input"),
 }
+PER_LAYER = ("input_absmax", "similarity", "hidden_absmax", "hidden_absmedian", "router_input")
+PER_EXPERT = ("output_count", "output_mean", "output_m2", "router_weight", "expert_weight")
+# What a neutral file of routing cannot hold, so that traces made from one lack it.
+NOT_IN_A_FILE = {*PER_LAYER, *PER_EXPERT}
 
 # Options without which a metric makes no sense, or that make a small case interesting.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -19,11 +24,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sch": {"segment_length": (1, 3)},
     "cache_hit_rate": {"policy": ("lru", "lfu", "fifo", "lifo", "belady")},
     "expert_importance": {
-        "criterion": ("frequency", "soft_frequency", "ean", "ean_mean", "reap", "max_activation"),
+        "criterion": (
+            *("frequency", "soft_frequency", "ean", "ean_mean", "reap", "easy_ep", "mone_variance", "mone"),
+            "max_activation",
+        ),
         "keep": 0.5,
         "alpha": 0.7,
     },
     "top_p_experts": {"p": (0.3, 0.9)},
+    "expert_similarity": {"kind": ("outputs", "router", "weights", "matched")},
+    "expert_clusters": {"clusters": 2},
     "super_experts": {"num_hidden_layers": 2},
 }
 
@@ -54,8 +64,26 @@ def random_case(seed: int, missing: bool = True) -> Case:
     }
     case["other_logits"] = logits + rng.normal(size=logits.shape) * 0.7
     case["other_experts"] = np.argsort(-case["other_logits"], axis=-1, kind="stable")[:, :, :k]
+    case |= _measured(rng, tokens, layers, experts)
     case["token"] = np.array([f"t{i}" for i in case["token_id"]], object)
     return drop_routing(case, rng.random((tokens, layers)) < 0.1) if missing else case
+
+
+def _measured(rng: np.random.Generator, tokens: int, layers: int, experts: int, width: int = 3) -> Case:
+    """The residual stream, the router's inputs, and moments of the outputs, as the levels for them keep them."""
+    median = rng.exponential(size=(tokens, layers))
+    return {
+        "input_absmax": rng.exponential(size=(tokens, layers)) * 10,
+        "similarity": rng.uniform(-0.2, 1.0, (tokens, layers)),
+        "hidden_absmax": median * (1 + rng.exponential(size=(tokens, layers))),
+        "hidden_absmedian": median,
+        "router_input": rng.normal(size=(tokens, layers, width)),
+        "output_count": rng.integers(0, 9, (layers, experts)),
+        "output_mean": rng.normal(size=(layers, experts, width)),
+        "output_m2": rng.exponential(size=(layers, experts, width)),
+        "router_weight": rng.normal(size=(layers, experts, width)),
+        "expert_weight": rng.normal(size=(layers, experts, 4, width)),
+    }
 
 
 def drop_routing(case: Case, where: np.ndarray) -> Case:
@@ -65,6 +93,10 @@ def drop_routing(case: Case, where: np.ndarray) -> Case:
     for name in ("weights", "logits", "output_norm", "output_absmax", "other_logits"):
         if name in case:
             case[name] = np.where(where[:, :, None], np.nan, case[name])
+    for name in PER_LAYER:
+        if name in case:
+            gone = where.reshape(where.shape + (1,) * (case[name].ndim - 2))
+            case[name] = np.where(gone, np.nan, case[name])
     return case
 
 
@@ -98,6 +130,11 @@ def _even(ids: np.ndarray, experts: int, logits: np.ndarray) -> Case:
         "weights": np.full(twice["experts"].shape, 0.5),
         "output_norm": np.ones(twice["experts"].shape),
         "output_absmax": np.ones(twice["experts"].shape),
+        "similarity": np.zeros((tokens, 2)),
+        "output_count": np.full((2, experts), 2),
+        "output_mean": np.ones((2, experts, 3)),
+        "output_m2": np.ones((2, experts, 3)),
+        "router_input": np.ones((tokens, 2, 3)),
         "token_id": np.arange(tokens) % 3,
         "predicted_id": np.arange(tokens) % 3,
         "label": np.repeat(np.array(["a", "b"], object), tokens // 2),

@@ -10,7 +10,7 @@ import pandas as pd
 
 from probes.metrics import function as function_module
 from probes.metrics.registry import Metric
-from tests.probes.metrics.cases import OPTIONS, Case, drop_routing, take
+from tests.probes.metrics.cases import OPTIONS, PER_EXPERT, Case, drop_routing, take
 
 KEYS = [
     "label",
@@ -73,8 +73,11 @@ def expert_permutation(f: Any, metric: Metric, case: Case, rng: np.random.Genera
     for name in ("logits", "other_logits"):
         moved[name] = np.empty_like(case[name])
         moved[name][:, :, new] = case[name]
+    for name in PER_EXPERT:
+        moved[name] = np.empty_like(case[name])
+        moved[name][:, new] = case[name]
     before = f(**case, **options(metric))
-    for name in {"expert", "other", "next_expert"} & set(before.columns):
+    for name in {"expert", "other", "next_expert", "cluster"} & set(before.columns):
         before[name] = before[name].map(lambda e: e if pd.isna(e) else new[int(e)]).astype(before[name].dtype)
     same(before, f(**moved, **options(metric)), TIES)
 

@@ -5,6 +5,7 @@ Each takes a case of cases.py (with `experts` [T, L, k] and so on) and gives {ro
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter, defaultdict
 from itertools import pairwise
@@ -417,6 +418,12 @@ def expert_importance(case: Case) -> Rows:
             products = [a * b for a, b in zip(w, o, strict=True)]
             values = {"frequency": len(at), "soft_frequency": sum(w), "ean": sum(o)}
             values |= {"ean_mean": ratio(sum(o), len(o)), "reap": ratio(sum(products), len(o))}
+            turned = [max(1 - case["similarity"][t, i], 0) for t, _ in at]
+            values["easy_ep"] = sum(a * b for a, b in zip(products, turned, strict=True))
+            n = case["output_count"][i, e]
+            variance = [m / (n - 1) if n > 1 else NAN for m in case["output_m2"][i, e]]
+            values["mone_variance"] = math.sqrt(sum(v * v for v in variance))
+            values["mone"] = math.sqrt(sum(variance)) * ratio(sum(w), len(tokens(case, i)))
             values["max_activation"] = max(top, default=NAN)
             for criterion, value in values.items():
                 rows[layer, e, criterion] = {"importance": value}
@@ -431,6 +438,14 @@ def super_experts(case: Case, depth: int, percentile: float = 99.5) -> Rows:
                 v = case["output_absmax"][t, i, r]
                 if (layer, e) not in largest or v > largest[layer, e][0]:
                     largest[layer, e] = (v, t)
+    inputs: dict[Any, float] = {}
+    massive = {}
+    for i, layer in layers(case):
+        at = tokens(case, i)
+        massive[layer] = max((case["hidden_absmax"][t, i] / case["hidden_absmedian"][t, i] for t in at), default=NAN)
+        for t in at:
+            for e in case["experts"][t, i].tolist():
+                inputs[layer, e] = max(case["input_absmax"][t, i], inputs.get((layer, e), 0))
     scope = [v for (layer, _), (v, _) in largest.items() if layer < round(0.75 * depth)]
     limit = max(np.percentile(scope, percentile), max(scope) // 10) if scope else NAN
     rows = {}
@@ -439,6 +454,7 @@ def super_experts(case: Case, depth: int, percentile: float = 99.5) -> Rows:
             v, t = largest.get((layer, e), (NAN, None))
             inside = layer < round(0.75 * depth)
             row = {"max_abs_output": v, "is_super": bool(v > limit and inside)}
+            row |= {"max_abs_input": inputs.get((layer, e), NAN), "massive_activation_ratio": massive[layer]}
             rows[layer, e] = row | {"token": None if t is None else case["token"][t]}
     return rows
 
@@ -498,3 +514,60 @@ def batch_invariance(case: Case) -> Rows:
                     row = {"changed": len(lost), "max_logit_difference": moved}
                     rows[int(case["sequence_id"][t]), layer, position] = row
     return rows
+
+
+def representation_collapse(case: Case) -> Rows:
+    rows = {}
+    for i, layer in layers(case):
+        x = np.array([case["router_input"][t, i] for t in tokens(case, i)])
+        first = np.array([case["experts"][t, i, 0] for t in tokens(case, i)])
+        width = x.shape[1]
+        within, between = np.zeros((width, width)), np.zeros((width, width))
+        for e in set(first.tolist()):
+            mean = x[first == e].mean(axis=0)
+            for v in x[first == e]:
+                within += np.outer(v - mean, v - mean) / len(x)
+                between += np.outer(mean - x.mean(axis=0), mean - x.mean(axis=0)) / len(x)
+        rc = float(np.trace(within @ np.linalg.pinv(between, rcond=1e-12, hermitian=True)))
+        rc = NAN if len(set(first.tolist())) < 2 else rc
+        rows[(layer,)] = {"rc": rc, "within": np.trace(within), "between": np.trace(between)}
+    return rows
+
+
+def expert_clusters(case: Case, clusters: int) -> Rows:
+    rows: Rows = {}
+    for i, layer in layers(case):
+        mean = case["output_mean"][i]
+        known = [e for e in range(case["num_experts"]) if case["output_count"][i, e]]
+        groups = [[e] for e in known]
+        while len(groups) > clusters:
+            pairs = [(a, b) for a in range(len(groups)) for b in range(a)]
+            apart = [np.mean([math.dist(mean[p], mean[q]) for p in groups[a] for q in groups[b]]) for a, b in pairs]
+            a, b = pairs[int(np.argmin(apart))]
+            groups[b] += groups.pop(a)
+        c = Counter(e for t in tokens(case, i) for e in case["experts"][t, i].tolist())
+        for e in range(case["num_experts"]):
+            rows[layer, e] = {"cluster": NAN, "is_dominant": False}
+        for group in groups:
+            best = max(group, key=lambda e: (c[e], np.linalg.norm(mean[e])))
+            rows |= {(layer, e): {"cluster": best, "is_dominant": e == best} for e in group}
+    return rows
+
+
+def expert_similarity(case: Case) -> Rows:
+    rows = {}
+    for i, layer in layers(case):
+        outputs = [m if n else m * NAN for m, n in zip(case["output_mean"][i], case["output_count"][i], strict=True)]
+        router, neurons = case["router_weight"][i], case["expert_weight"][i]
+        for a in range(case["num_experts"]):
+            for b in set(range(case["num_experts"])) - {a}:
+                orders = itertools.permutations(range(neurons.shape[1]))
+                best = max(_cosine(neurons[a].ravel(), neurons[b][list(order)].ravel()) for order in orders)
+                values = {"outputs": _cosine(outputs[a], outputs[b]), "router": _cosine(router[a], router[b])}
+                values |= {"weights": _cosine(neurons[a].ravel(), neurons[b].ravel()), "matched": best}
+                rows |= {(layer, a, b, kind): {"similarity": v} for kind, v in values.items()}
+    return rows
+
+
+def _cosine(a: Any, b: Any) -> float:
+    return float(np.dot(a, b) / math.sqrt(np.dot(a, a) * np.dot(b, b)))

@@ -11,7 +11,7 @@ import pytest
 
 from probes import metrics
 from tests.probes.metrics import references as ref
-from tests.probes.metrics.cases import Case, random_case
+from tests.probes.metrics.cases import OPTIONS, Case, random_case
 
 TABLES: dict[str, tuple[Callable[[Case], pd.DataFrame], list[str], Callable[[Case], ref.Rows]]] = {}
 
@@ -93,9 +93,17 @@ agrees(
     "expert_importance",
     "layer expert criterion",
     ref.expert_importance,
-    criterion=("frequency", "soft_frequency", "ean", "ean_mean", "reap", "max_activation"),
+    criterion=OPTIONS["expert_importance"]["criterion"],
 )
 agrees("super_experts", "layer expert", lambda case: ref.super_experts(case, 5), num_hidden_layers=5)
+agrees("representation_collapse", "layer", ref.representation_collapse)
+agrees("expert_clusters", "layer expert", lambda case: ref.expert_clusters(case, 2), clusters=2)
+agrees(
+    "expert_similarity",
+    "layer expert other kind",
+    ref.expert_similarity,
+    kind=("outputs", "router", "weights", "matched"),
+)
 agrees("router_saturation", "layer", ref.router_saturation)
 agrees("batch_invariance", "sequence_id layer position", ref.batch_invariance)
 agrees("capacity", "layer gamma", lambda case: ref.capacity(case, 1.25, False), gamma=1.25)

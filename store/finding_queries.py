@@ -1,0 +1,57 @@
+"""The questions behind the findings, over the views: a trace in, sums per sequence or a few rows out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+
+def sequence_labels(trace: Any, run_id: int) -> np.ndarray:
+    """[S] the label's number (-1: none) of each sequence that has tokens, in the order `chunks` reads them."""
+    return trace.sql(
+        "SELECT label_id FROM raw.sequences WHERE run_id = ? AND n_tokens > 0 ORDER BY sequence_id", [run_id]
+    )["label_id"].to_numpy()
+
+
+def sequence_entropy(trace: Any, run_id: int) -> pd.DataFrame:
+    """sequence_id, layer, n_entropy, sum_entropy (nats) of the tokens whose entropy is known."""
+    return trace.sql(
+        """SELECT sequence_id, layer, count(entropy) AS n_entropy, sum(entropy::DOUBLE) AS sum_entropy
+           FROM raw.routing WHERE run_id = ? AND entropy IS NOT NULL GROUP BY ALL ORDER BY ALL""",
+        [run_id],
+    )
+
+
+def sequence_pair(trace: Any, run_id: int, layer: int, expert: int, other: int) -> pd.DataFrame:
+    """n_tokens, n_expert, n_other, n_both: one row per sequence, in order, of tokens with routing in the layer."""
+    return trace.sql(
+        """SELECT count(*) AS n_tokens, count(*) FILTER (list_contains(experts, $2)) AS n_expert,
+                  count(*) FILTER (list_contains(experts, $3)) AS n_other,
+                  count(*) FILTER (list_contains(experts, $2) AND list_contains(experts, $3)) AS n_both
+           FROM raw.routing WHERE run_id = $4 AND layer = $1 AND experts IS NOT NULL
+           GROUP BY sequence_id ORDER BY sequence_id""",
+        [layer, expert, other, run_id],
+    )
+
+
+def uncertain_tokens(trace: Any, run_id: int, most: int) -> pd.DataFrame:
+    """sequence_id, position, entropy (nats, mean over layers), n_layers, n_tokens, token: the highest first."""
+    return trace.sql(
+        """SELECT e.*, t.token FROM (
+               SELECT sequence_id, position, avg(entropy) AS entropy, count(*) AS n_layers, count(*) OVER () AS n_tokens
+               FROM raw.routing WHERE run_id = $1 AND entropy IS NOT NULL
+               GROUP BY sequence_id, position ORDER BY 3 DESC, 1, 2 LIMIT $2
+           ) e LEFT JOIN tokens t ON t.run_id = $1 AND t.sequence_id = e.sequence_id AND t.position = e.position
+           ORDER BY e.entropy DESC, 1, 2""",
+        [run_id, most],
+    )
+
+
+def token_text(trace: Any, run_id: int, sequence_id: int, position: int) -> str | None:
+    """The text of one token."""
+    sql = "SELECT token FROM tokens WHERE run_id = ? AND sequence_id = ? AND position = ?"
+    found = trace.sql(sql, [run_id, sequence_id, position])
+    return found["token"].iloc[0] if len(found) else None

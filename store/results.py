@@ -1,0 +1,64 @@
+"""Saved results: a metric's table kept in the trace it was computed from, for SQL and for later."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from store import database
+from store.errors import TraceError
+
+MOST_ROWS = 1_000_000
+
+
+def save_result(
+    trace: Any,
+    run_id: int,
+    metric: str,
+    params: Mapping[str, Any],
+    columns: Sequence[Mapping[str, str]],
+    rows: Sequence[Mapping[str, Any]],
+    definition: Mapping[str, str],
+) -> int:
+    """Writes the table into the trace and returns its number; the same metric, options and run before is replaced.
+
+    columns: name, unit, description of each; rows: values by column name that JSON can hold; definition: question,
+    formula, source. TraceError for a directory of shards (it is not written to) and for a table too long to keep.
+    """
+    if trace.path.is_dir():
+        raise TraceError(f"{trace.path}: a directory of shards is not written to; save into a .duckdb trace")
+    if len(rows) > MOST_ROWS:
+        raise TraceError(f"{len(rows):,} rows are too many to save (at most {MOST_ROWS:,}): narrow the question")
+    spelled = json.dumps(dict(params), ensure_ascii=False, sort_keys=True, default=str)
+    with database.writing(trace.path, trace.wait) as con:
+        _forget(con, run_id, metric, spelled)
+        number = int(con.execute("SELECT coalesce(max(result_id), 0) + 1 FROM raw.results").fetchall()[0][0])
+        told = [definition.get(name, "") for name in ("question", "formula", "source")]
+        con.execute(
+            "INSERT INTO raw.results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [number, run_id, metric, spelled, database.now(), *told, len(rows)],
+        )
+        named = [(number, i, c["name"], c["unit"], c["description"]) for i, c in enumerate(columns)]
+        con.executemany("INSERT INTO raw.result_columns VALUES (?, ?, ?, ?, ?)", named)
+        _insert_rows(con, number, rows)
+    return number
+
+
+def _forget(con: Any, run_id: int, metric: str, params: str) -> None:
+    sql = "SELECT result_id FROM raw.results WHERE run_id = ? AND metric = ? AND params::VARCHAR = ?"
+    for (old,) in con.execute(sql, [run_id, metric, params]).fetchall():
+        for table in ("results", "result_columns", "result_rows"):
+            con.execute(f"DELETE FROM raw.{table} WHERE result_id = ?", [old])  # noqa: S608 - our own table names
+
+
+def _insert_rows(con: Any, number: int, rows: Sequence[Mapping[str, Any]]) -> None:
+    import pyarrow as pa
+
+    data = [json.dumps(dict(row), ensure_ascii=False, allow_nan=False) for row in rows]
+    arriving = pa.table({"row_number": pa.array(range(len(rows)), pa.int64()), "data": pa.array(data, pa.string())})
+    con.register("arriving", arriving)
+    try:
+        con.execute("INSERT INTO raw.result_rows SELECT ?, row_number, data::JSON FROM arriving", [number])
+    finally:
+        con.unregister("arriving")
