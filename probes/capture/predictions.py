@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-ROWS_AT_ONCE_BYTES = 64 << 20  # float32 logits converted at once; a vocabulary of 150,000 makes 0.6 MB per token
+# float32 logits looked at together. On the CPU a piece that stays in the cache is three times as fast as all at once
+# (1 thread, [2048, 8192]: logsumexp 54 against 16 ms); elsewhere it bounds the copy, 0.6 MB per token of a vocabulary
+# of 150,000.
+AT_ONCE = {"cpu": 256 << 10}
+AT_ONCE_ELSEWHERE = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,7 @@ class Predictions:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._handle: Any = None
-        self._pending: torch.Tensor | None = None
+        self._pending: tuple[torch.Tensor, torch.Tensor] | None = None  # last position's logits and their logsumexp
         self._forwards: list[ForwardPredictions] = []
 
     def __enter__(self) -> Predictions:
@@ -61,25 +65,34 @@ class Predictions:
         missing = ids.shape[1] - logits.shape[1]  # generation may keep only the last positions' logits
         logprob = torch.full(ids.shape, float("nan"), dtype=torch.float32, device=ids.device)
         predicted = torch.full(ids.shape, -1, dtype=torch.int64, device=ids.device)
-        predicted[:, missing:] = logits.argmax(dim=-1)
-        following = ids[:, missing + 1 :]
-        logprob[:, missing + 1 :] = _logprob(logits[:, :-1], following)
+        predicted[:, missing:], total = _reduced(logits)
+        logprob[:, missing + 1 :] = _logprob(logits[:, :-1], total[:, :-1], ids[:, missing + 1 :])
         if self._pending is not None:
-            logprob[:, :1] = _logprob(self._pending, ids[:, :1])
-        self._pending = logits[:, -1:].clone()
+            logprob[:, :1] = _logprob(*self._pending, ids[:, :1])
+        self._pending = logits[:, -1:].clone(), total[:, -1:]
         return ForwardPredictions(logprob, predicted)
 
 
-def _logprob(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """log softmax(logits)[ids] in float32, [B, S, V] and [B, S] -> [B, S], a slice of positions at a time."""
+def _reduced(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """argmax and (in float32) logsumexp over the vocabulary, [B, S, V] -> [B, S] each, a piece at a time."""
     import torch
 
-    if not ids.numel():
-        return torch.empty(ids.shape, dtype=torch.float32, device=ids.device)
-    step = max(1, ROWS_AT_ONCE_BYTES // (4 * logits.shape[0] * logits.shape[2]))
-    parts = []
-    for start in range(0, ids.shape[1], step):
-        chunk = logits[:, start : start + step].float()
-        chosen = chunk.gather(-1, ids[:, start : start + step].unsqueeze(-1)).squeeze(-1)
-        parts.append(chosen - chunk.logsumexp(dim=-1))
-    return torch.cat(parts, dim=1)
+    rows = logits.reshape(-1, logits.shape[-1])
+    step = max(1, AT_ONCE.get(logits.device.type, AT_ONCE_ELSEWHERE) // (4 * rows.shape[1]))
+    best, total = rows.new_empty(len(rows), dtype=torch.int64), rows.new_empty(len(rows), dtype=torch.float32)
+    for start in range(0, len(rows), step):
+        piece = rows[start : start + step].float()
+        best[start : start + step], total[start : start + step] = _argmax(piece), piece.logsumexp(dim=-1)
+    return best.view(logits.shape[:-1]), total.view(logits.shape[:-1])
+
+
+def _argmax(rows: torch.Tensor) -> torch.Tensor:
+    """First index of the largest value. NumPy's takes a sixth of the time of torch's on the CPU (7 against 43 ms)."""
+    import torch
+
+    return torch.from_numpy(rows.numpy().argmax(axis=-1)) if rows.device.type == "cpu" else rows.argmax(dim=-1)
+
+
+def _logprob(logits: torch.Tensor, total: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """log softmax(logits)[ids] from the logsumexp `total`, [B, S, V], [B, S] and [B, S] -> float32 [B, S]."""
+    return logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1).float() - total
