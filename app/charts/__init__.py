@@ -1,0 +1,20 @@
+"""Figures: a DataFrame in, a Plotly figure out. No Streamlit, no SQL, no state; `theme` is "light" or "dark".
+
+One file per page; what they share is in `base`. Labels and names come from traces, and Plotly reads a little HTML in
+text: whatever is not ours goes through `plain`.
+"""
+
+from app.charts.base import EXPORT_SCALE, modebar, plain
+from app.charts.overview import coverage_bars, layer_curve, load_cap, load_heatmap
+from app.charts.tokens import token_curve
+
+__all__ = [
+    "EXPORT_SCALE",
+    "coverage_bars",
+    "layer_curve",
+    "load_cap",
+    "load_heatmap",
+    "modebar",
+    "plain",
+    "token_curve",
+]
