@@ -39,7 +39,7 @@ class Here:
         return int(self.run["run_id"])
 
 
-SECTIONS = ("Look",)  # in the order of the sidebar
+SECTIONS = ("Look", "Analyse", "Change", "Data")  # in the order of the sidebar
 
 
 def discover() -> list[tuple[Page, Callable[[Here], None]]]:
