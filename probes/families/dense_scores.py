@@ -19,6 +19,7 @@ class DenseScores(Layout):
 
     name = "dense_scores"
     reruns = False
+    takes_choice = False
 
     def find(self, module: Any) -> Iterator[Parts]:
         return (p for p in super().find(module) if _takes_only_hidden(p.experts))

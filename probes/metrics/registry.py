@@ -43,7 +43,7 @@ class Option:
     """One option of a metric: a keyword in Python, `--name-with-dashes` on the command line."""
 
     name: str
-    type: type
+    type: Callable[[Any], Any]  # a type, or a function that reads one
     default: Any
     help: str
     choices: tuple[Any, ...] = ()
@@ -52,6 +52,11 @@ class Option:
     repeatable: bool = False
     metavar: str = ""
     keyword: str = ""  # in the pure function, where the name is already that of an array
+
+    @property
+    def kind(self) -> str:
+        """The name of its type."""
+        return getattr(self.type, "__name__", str(self.type))
 
     @property
     def flag(self) -> str:
@@ -82,7 +87,7 @@ class Option:
         try:
             typed = self.type(value)
         except (TypeError, ValueError):
-            raise UsageError(f"{self.flag} takes {self.type.__name__}, not {value!r}") from None
+            raise UsageError(f"{self.flag} takes {self.kind}, not {value!r}") from None
         if self.type is int and typed != value and not isinstance(value, str):
             raise UsageError(f"{self.flag} takes a whole number, not {value!r}")
         return typed
