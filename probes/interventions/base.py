@@ -1,7 +1,6 @@
 """What an intervention is, declared once: a file per intervention holds `INTERVENTION = Intervention(...)`.
 
 From that record come the specs people write (`boost:layer=3,expert=7,factor=8`), the hooks that carry them out, the
-From that record come the specs people write (`boost:layer=3,expert=7,factor=8`), the hooks that carry them out, the
 rows of docs/interventions.md and the dashboard's forms. The functions are pure, over torch tensors of one layer in one
 pass: T tokens, E experts, k chosen per token.
 """
