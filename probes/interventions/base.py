@@ -34,6 +34,7 @@ class Intervention:
     outputs   (site, options, outputs [n, H], experts [n]) -> outputs, before weighting
     width     (options, k, E) -> the most slots a token can get, where that is not k
     named     it acts on experts that the spec names: "experts" (at least one), "optional", or "" (on all of them)
+    optional  stages that a layer may lack the place for, where the others suffice
     drops     slots it gives weight 0 are recorded as no expert (-1)
     needs     "logits": `assign` reads the router's logits; "router": it asks the router's code for weights
     per_pass  acts on whole passes: a scope of tokens or positions is refused
@@ -57,6 +58,7 @@ class Intervention:
     assign: Callable[[Site, Options, Any, Any], tuple[Any, Any]] | None = None
     outputs: Callable[[Site, Options, Any, Any], Any] | None = None
     width: Callable[[Options, int, int], int] = lambda options, top_k, num_experts: top_k
+    optional: tuple[str, ...] = ()
     drops: bool = False
     needs: tuple[str, ...] = ()
     per_pass: bool = False
