@@ -202,7 +202,7 @@ def _option(name: str, option: Any, value: Any) -> Any:
 def _scope(words: Mapping[str, Any], name: str) -> Scope:
     read: dict[str, Callable[[Any], Any]] = {
         "layers": lambda v: tuple(dict.fromkeys(_whole(v, "layers"))),
-        "experts": lambda v: tuple(dict.fromkeys(_experts(v))),
+        "experts": lambda v: tuple(dict.fromkeys(expert_pairs(v))),
         "phase": _phase,
         "positions": _positions,
         "last": lambda v: _one_whole(v, "last", 1),
@@ -244,8 +244,8 @@ def _whole(value: Any, what: str) -> list[int]:
     return numbers
 
 
-def _experts(value: Any) -> list[tuple[int | None, int]]:
-    """7, "7+9", "3.7+5.1" (layer.expert), [[3, 7], [5, 1]] or {3: [7], 5: [1]}."""
+def expert_pairs(value: Any) -> list[tuple[int | None, int]]:
+    """(layer, expert) from 7, "7+9", "3.7+5.1" (layer.expert), [[3, 7], [5, 1]] or {3: [7], 5: [1]}."""
     if isinstance(value, Mapping):
         return [(_one_whole(layer, "layers", 0), e) for layer, some in value.items() for e in _whole(some, "experts")]
     pairs: list[tuple[int | None, int]] = []
@@ -257,6 +257,8 @@ def _experts(value: Any) -> list[tuple[int | None, int]]:
         elif isinstance(item, str) and "." in item:
             layer, _, expert = item.partition(".")
             pairs += [(_one_whole(layer, "layers", 0), e) for e in _whole(expert, "experts")]
+        elif isinstance(item, float):
+            raise UsageError(f'experts: put "{item}" in quotes; as a number, 3.10 would be the same as 3.1')
         else:
             pairs += [(None, e) for e in _whole(item, "experts")]
     return pairs
