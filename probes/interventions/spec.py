@@ -77,7 +77,16 @@ class Spec:
         if any(isinstance(value, dict) for value in words.values()):
             return json.dumps(words)
         pairs = [f"{name}={_inline(name, value)}" for name, value in words.items() if name != "name"]
-        return f"{self.name}:{','.join(pairs)}" if pairs else self.name
+        inline = f"{self.name}:{','.join(pairs)}" if pairs else self.name
+        return inline if _reads_as(inline, self) else json.dumps(words)
+
+
+def _reads_as(inline: str, spec: Spec) -> bool:
+    """Not so where the text of a token holds a comma, a plus or digits alone."""
+    try:
+        return _from_inline(inline) == spec
+    except UsageError:
+        return False
 
 
 def parse_all(given: Any) -> tuple[Spec, ...]:
