@@ -42,6 +42,7 @@ class Intervention:
     check     (options with the named experts as "named", top_k, num_experts): raises UsageError for what does not fit
     neutral   options with which it must change nothing, as the model's logits bit for bit
     shows     what a recording under it must show
+    example   options to try it with on any model, where its defaults are not enough
     """
 
     name: str
@@ -66,6 +67,7 @@ class Intervention:
     check: Callable[[Options, int, int], None] | None = None
     neutral: Options | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
+    example: Options = field(default_factory=dict)
     notes: str = ""
 
     @property
