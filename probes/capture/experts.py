@@ -51,6 +51,8 @@ class Call(NamedTuple):
 
 def read_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     """Which argument is what: the hidden states come first, ids are the integers."""
+    if len(args) == 3 and not kwargs and not args[1].is_floating_point():
+        return Call(*args, False, (), ())  # the usual call
     hidden, second, third, *rest = (*args, *kwargs.values())
     if second.is_floating_point():
         return Call(hidden, third, second, True, tuple(kwargs), tuple(rest))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +33,8 @@ def layer_arrays(kept: dict[str, list[torch.Tensor]], rows: int, found: MoELayer
     tensors = {name: _joined(values, rows) for name, values in kept.items()}
     bf16 = "logits" in tensors and tensors["logits"].dtype == torch.bfloat16
     arrays = {name: _numpy(name, tensor) for name, tensor in tensors.items()}
-    wrong = {len(a) for a in arrays.values()} - {rows if seen is None else int(seen.sum())}
+    wrong = {len(a) for a in arrays.values()}
+    wrong.discard(rows if seen is None else int(seen.sum()))
     if wrong:
         return LayerArrays(None, missing=f"its router saw {wrong.pop()} rows of {rows}, and not which")
     if seen is not None:
@@ -62,7 +64,8 @@ def _numpy(name: str, tensor: torch.Tensor) -> np.ndarray:
     if name == "logits":
         bits = tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
         return bits
-    return tensor.long().numpy() if name == "experts" else tensor.float().numpy()
+    wanted = torch.int64 if name == "experts" else torch.float32
+    return (tensor if tensor.dtype == wanted else tensor.to(wanted)).numpy()
 
 
 def _spread(values: np.ndarray, seen: np.ndarray) -> np.ndarray:
@@ -78,10 +81,17 @@ def _blank(dtype: Any) -> Any:
     return np.nan if np.issubdtype(dtype, np.floating) else NO_EXPERT
 
 
+def _rises(weights: np.ndarray) -> bool:
+    if len(weights) == 1:  # a decoding step: eight numbers are faster as a list
+        row = weights[0].tolist()
+        return any(b > a for a, b in itertools.pairwise(row))
+    return bool((weights[:, 1:] > weights[:, :-1]).any())
+
+
 def _sort_slots(arrays: dict[str, np.ndarray]) -> None:
     """Descending weight; models with a selection bias or an unsorted top-k hand their slots over in another order."""
     weights = arrays.get("weights")
-    if weights is None or weights.shape[1] < 2 or not (weights[:, 1:] > weights[:, :-1]).any():
+    if weights is None or weights.shape[1] < 2 or not _rises(weights):
         return
     order = np.argsort(-weights, axis=1, kind="stable")
     for name in ("experts", *PER_SLOT):
