@@ -103,6 +103,11 @@ def note(text: str) -> None:
     st.html(f'<div class="rw-note">{escape(text)}</div>')
 
 
+def problem(text: str) -> None:
+    """What went wrong with what was asked for, in a line; screen readers say it at once."""
+    st.html(f'<div class="rw-problem" role="alert">{escape(text)}</div>')
+
+
 def full_state(title: str, text: str, command: str = "") -> None:
     """The whole page is this message: what is wrong or missing, and what to do."""
     code = f"<pre><code>{escape(command)}</code></pre>" if command else ""

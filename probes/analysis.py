@@ -180,7 +180,7 @@ class TraceSource:
         every = every[every["is_moe"].astype(bool)].sort_values("layer")
         rows = every if layers is None else every[every["layer"].isin(_known(layers_of(layers), every["layer"]))]
         self._all = len(rows) == len(every)
-        self._position = np.flatnonzero(every["layer"].isin(rows["layer"]))
+        self.position = np.flatnonzero(every["layer"].isin(rows["layer"]))
         self.about = _about(rows, self.run)
 
     def sequence_codes(self) -> np.ndarray:
@@ -277,7 +277,7 @@ class TraceSource:
         return found
 
     def _chosen(self, value: Any) -> Any:
-        return value[self._position] if not self._all and isinstance(value, np.ndarray) and value.ndim > 1 else value
+        return value[self.position] if not self._all and isinstance(value, np.ndarray) and value.ndim > 1 else value
 
 
 class TaggedSource(TraceSource):
@@ -351,11 +351,15 @@ class PairedSource(TraceSource):
             columns = ("experts", *(name.rstrip("?") for name in logits))
             layers = [int(x) for x in self.about.layers]
             where = {"layers": layers, "columns": columns, "sequences": wanted, "max_rows": 2**62}
-            parts = list(self.other.trace.chunks(self.other.run_id, **where))
+            parts = list(self.other.trace.chunks(self.other.run_id, **where)) or [self._nothing(columns)]
             other = {name: np.concatenate([p[name] for p in parts]) for name in (*columns, "sequence_id", "token_id")}
             self._same_tokens(arrays, other)
             fields = {f.name: getattr(arrays, f.name) for f in dataclasses.fields(arrays)}
             yield PairedArrays(**fields, other_experts=other["experts"], other_logits=other.get("logits"))
+
+    def _nothing(self, columns: tuple[str, ...]) -> dict[str, np.ndarray]:
+        """A chunk of no tokens, where the other run has none of the sequences."""
+        return {name: np.empty(0, np.int64) for name in (*columns, "sequence_id", "token_id")}
 
     def _same_tokens(self, arrays: RoutingArrays, other: Mapping[str, np.ndarray]) -> None:
         same = np.array_equal(arrays.sequence_id, other["sequence_id"])
@@ -420,11 +424,12 @@ def _has_values(values: Any) -> bool:
 def _known(wanted: list[int], layers: Any) -> list[int]:
     missing = sorted(set(wanted) - set(layers.tolist()))
     if missing:
-        raise UsageError(f"--layers: the run has no MoE layer {missing[0]}; it has {_ranges(sorted(layers.tolist()))}")
+        raise UsageError(f"--layers: the run has no MoE layer {missing[0]}; it has {ranges(sorted(layers.tolist()))}")
     return wanted
 
 
-def _ranges(numbers: list[int]) -> str:
+def ranges(numbers: list[int]) -> str:
+    """`0-7`, or each number where some between are left out."""
     if numbers == list(range(numbers[0], numbers[-1] + 1)):
         return f"{numbers[0]}-{numbers[-1]}"
     return ", ".join(map(str, numbers))

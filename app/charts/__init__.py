@@ -6,6 +6,7 @@ text: whatever is not ours goes through `plain`.
 
 from app.charts.base import EXPORT_SCALE, modebar, plain
 from app.charts.overview import coverage_bars, layer_curve, load_cap, load_heatmap
+from app.charts.sql import quick_chart
 from app.charts.tokens import token_curve
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     "load_heatmap",
     "modebar",
     "plain",
+    "quick_chart",
     "token_curve",
 ]
