@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import pandas as pd
 import streamlit as st
@@ -20,6 +21,7 @@ from app.theme import COLORS
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+FIRST_PAGE = "overview"  # the one at the bare address
 STYLE = (Path(__file__).parent / "components" / "page.css").read_text("utf-8")
 
 
@@ -96,6 +98,18 @@ def definition(entries: Sequence[tuple[str, str]]) -> None:
 def quiet(text: str) -> None:
     """A small line beside a control."""
     st.html(f'<span class="rw-quiet">{escape(text)}</span>')
+
+
+def href(page: str, **choices: Any) -> str:
+    """The address of a page with these choices, in the trace and run of this one. None leaves a choice out."""
+    kept = {name: state.read(name) for name in ("trace", "run")} | choices
+    query = urlencode({name: str(value) for name, value in kept.items() if value is not None})
+    return f"./{'' if page == FIRST_PAGE else page}{'?' if query else ''}{query}"
+
+
+def link(page: str, says: Any, **choices: Any) -> str:
+    """A link to another page with these choices, as escaped HTML: for a sentence or a cell of a table."""
+    return f'<a class="rw-link" href="{escape(href(page, **choices))}" target="_self">{escape(str(says))}</a>'
 
 
 def note(text: str) -> None:
