@@ -98,7 +98,7 @@ def _axis(column: pd.Series, most: int) -> dict[str, Any]:
         return {"nticks": 10}
     names = list(dict.fromkeys(_values(column)))
     every = max(1, -(-len(names) // most))
-    return {"type": "category", "tickmode": "array", "tickvals": names[::every], "tickangle": "auto"}
+    return {"type": "category", "tickmode": "array", "tickvals": names[::every]}
 
 
 def _is_number(column: pd.Series) -> bool:

@@ -43,13 +43,15 @@ def render(here: Here) -> None:
         "and stops after 15 seconds.",
     )
     left, right = st.columns([0.64, 0.36], gap="large")
-    with left:
-        _shelves(here)
-        asked = _editor()
     with right:
         ui.html(_views())
-    if asked is not None:
-        _run(here, *asked)
+    with left:
+        shelves = st.container()
+        asked = _editor()
+        if asked is not None:
+            _run(here, *asked)
+    with shelves:  # after the run, which the history tells of
+        _shelves(here)
     _result(here)
 
 
