@@ -5,12 +5,15 @@ text: whatever is not ours goes through `plain`.
 """
 
 from app.charts.base import EXPORT_SCALE, modebar, plain
+from app.charts.consistency import budget_curve, cache_curves, srp_curves
 from app.charts.overview import coverage_bars, layer_curve, load_cap, load_heatmap
 from app.charts.sql import quick_chart
 from app.charts.tokens import token_curve
 
 __all__ = [
     "EXPORT_SCALE",
+    "budget_curve",
+    "cache_curves",
     "coverage_bars",
     "layer_curve",
     "load_cap",
@@ -18,5 +21,6 @@ __all__ = [
     "modebar",
     "plain",
     "quick_chart",
+    "srp_curves",
     "token_curve",
 ]

@@ -13,7 +13,9 @@ EXAMPLE = "probe compare base.duckdb instruct.duckdb\n  probe compare steered.du
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("trace_a", metavar="TRACE_A", help="the trace of run a (before)")
     parser.add_argument("trace_b", metavar="TRACE_B", nargs="?", help="the trace of run b (default: the same trace)")
-    parser.add_argument("--run", type=int, metavar="ID", help="run a (default: the newest complete one, or b's baseline)")
+    parser.add_argument(
+        "--run", type=int, metavar="ID", help="run a (default: the newest complete one, or b's baseline)"
+    )
     parser.add_argument("--against", type=int, metavar="ID", help="run b (default: the newest complete one)")
     parser.add_argument("--layers", metavar="0-7", help="only these layers, by the model's own index")
     parser.add_argument("--top", type=int, default=10, metavar="N", help="how many changed experts to list (10)")
