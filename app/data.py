@@ -93,6 +93,16 @@ def analysis(trace: TraceFile, run_id: int, metric: str, **params: Any) -> Sampl
     return sampled(open_file(trace), metric, run_id, **params)
 
 
+def analysis_or_why(trace: TraceFile, run_id: int, metric: str, **params: Any) -> Sampled | str:
+    """The same, or the sentence that says what the trace lacks."""
+    from probes.errors import ProbeError
+
+    try:
+        return analysis(trace, run_id, metric, **params)
+    except ProbeError as error:
+        return str(error)
+
+
 @st.cache_resource(show_spinner=False, max_entries=8)
 def open_file(trace: TraceFile) -> Any:
     """The trace, checked once per state of the file; it holds no connection, so nothing is kept from a recording."""

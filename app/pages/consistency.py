@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 import streamlit as st
 
 from app import charts, data, planner, state, ui, words
 from app.formats import count, number, percent, size
+from app.intervals import FEWEST
 from app.pages import Here, Page
-from probes.errors import ProbeError
 
 PAGE = Page(name="consistency", title="Consistency", icon=":material/cached:", section="Analyse", order=1)
 LENGTHS = (2, 4, 8, 16, 32, 64, 128, 256)
@@ -48,20 +46,23 @@ def _pick_layer(here: Here) -> int | None:
 
 
 def _srp(here: Here, layer: int | None) -> None:
-    ui_title = "How local is the routing?"
-    found = _asked(here, "srp", segment_length=LENGTHS, level=("layer", "model"))
+    title = "How local is the routing?"
+    enough = int(here.run["n_sequences"]) >= FEWEST
+    found = data.analysis_or_why(
+        here.trace, here.run_id, "srp", segment_length=LENGTHS, level=("layer", "model"), ci=enough
+    )
     if isinstance(found, str):
-        ui.section(ui_title)
+        ui.section(title)
         ui.note(found)
         return
     table, sample = found
     table = table[table["srp"].notna()]
     if table.empty:
-        ui.section(ui_title)
+        ui.section(title)
         ui.note(f"No sequence of this run has {LENGTHS[0]} tokens.")
         return
     says = _srp_words(table, layer)
-    ui.section(ui_title, says)
+    ui.section(title, says)
     ui.chart_block(
         charts.srp_curves(table, ui.theme(), layer=layer),
         name="srp",
@@ -71,6 +72,9 @@ def _srp(here: Here, layer: int | None) -> None:
              "tokens, as F1 of the experts kept against the experts used, for the best number to keep."),
             ("1", "= every token of a segment uses the same experts. The thick line has one threshold for all layers, "
              "the thin ones a threshold each."),
+            ("Band", "= 95 % interval, bootstrap over sequences (1,000 resamples).")
+            if enough
+            else ("No interval:", "too few sequences to say how much others would differ."),
             ("n", f"= {count(table['n_windows'].max())} windows of the shortest segment in a layer, "
              f"{words.sample(sample, f'probe analyze srp {here.trace.name}')}."),
         ],
@@ -98,8 +102,8 @@ def _caches(here: Here, layer: int | None) -> pd.DataFrame | None:
     ahead = ahead if ahead in FORESIGHT else FORESIGHT[1]
     sizes = planner.sizes(int(here.layers["num_experts"].max()))
     common = {"level": ("layer",), "cache_size": sizes}
-    real = _asked(here, "cache_hit_rate", policy=tuple(POLICIES), **common)
-    best = _asked(here, "sch", segment_length=(ahead,), **common)
+    real = data.analysis_or_why(here.trace, here.run_id, "cache_hit_rate", policy=tuple(POLICIES), **common)
+    best = data.analysis_or_why(here.trace, here.run_id, "sch", segment_length=(ahead,), **common)
     if isinstance(real, str) or isinstance(best, str):
         ui.section(title)
         ui.note(real if isinstance(real, str) else str(best))
@@ -227,12 +231,3 @@ def _plan_tiles(found: planner.Plan, experts: int, everything: float, enough: fl
 
 def _speed(milliseconds: float) -> str:
     return f"at most {number(1000 / milliseconds)} tokens/s" if milliseconds else "nothing is moved"
-
-
-def _asked(here: Here, metric: str, **params: Any) -> Any:
-    """The table and its sample, or why there is none."""
-    try:
-        found = data.analysis(here.trace, here.run_id, metric, **params)
-    except ProbeError as error:
-        return str(error)
-    return found
