@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 MEASURES = ("npmi", "lift", "conditional", "similarity")  # of a pair of experts
 NAMES = {"npmi": "nPMI", "lift": "lift, log₂", "conditional": "share", "similarity": "cosine"}
 CURVE = 24  # points of a drawn tie
+PAD, GAP = 11, 0.026  # between the experts of a flow chart: pixels, and the same as a share of its height
 
 
 def pair_heatmap(frame: pd.DataFrame, theme: str, *, measure: str, order: list[int]) -> go.Figure:
@@ -58,10 +59,8 @@ def pair_heatmap(frame: pd.DataFrame, theme: str, *, measure: str, order: list[i
         "ticktext": [str(e) for e in order[::every]],
         "tickangle": 0,
     }
-    figure.update_xaxes(title_text="expert", showgrid=False, constrain="domain", **ticks)
-    figure.update_yaxes(
-        title_text="expert", showgrid=False, autorange="reversed", scaleanchor="x", constrain="domain", **ticks
-    )
+    figure.update_xaxes(title_text="expert", showgrid=False, **ticks)
+    figure.update_yaxes(title_text="expert", showgrid=False, autorange="reversed", **ticks)
     return figure
 
 
@@ -108,13 +107,13 @@ def flow_sankey(flows: pd.DataFrame, theme: str, *, num_experts: int) -> go.Figu
     shades = [expert_color(int(expert), num_experts) for expert in nodes["expert"]]
     source = [place[row.layer, row.expert] for row in flows.itertuples()]
     sankey = go.Sankey(
-        arrangement="snap",
+        arrangement="fixed",
         node={
             "label": [str(expert) for expert in nodes["expert"]],
             "color": shades,
             "x": nodes["x"],
             "y": nodes["y"],
-            "pad": 12,
+            "pad": PAD,
             "thickness": 14,
             "line": {"width": 0},
             "customdata": [
@@ -136,12 +135,12 @@ def flow_sankey(flows: pd.DataFrame, theme: str, *, num_experts: int) -> go.Figu
         },
         textfont={"size": 13, "color": COLORS[theme]["ink"]},
     )
-    figure = figure_of(theme, [sankey], height=460)
+    figure = figure_of(theme, [sankey], height=520)
     figure.update_layout(margin={"l": 12, "r": 24, "t": 34, "b": 12})
     for layer, x in nodes.groupby("layer")["x"].first().items():
         side = "left" if x < 0.01 else "right" if x > 0.99 else "center"
         text = {"text": f"layer {layer}", "showarrow": False, "font": {"size": 13, "color": COLORS[theme]["quiet"]}}
-        figure.add_annotation(x=x, y=1.09, xref="paper", yref="paper", xanchor=side, **text)
+        figure.add_annotation(x=x, y=1.05, xref="paper", yref="paper", xanchor=side, **text)
     return figure
 
 
@@ -260,8 +259,10 @@ def _flow_nodes(flows: pd.DataFrame) -> pd.DataFrame:
     size = size.sort_values(["layer", "n"], ascending=[True, False], ignore_index=True)
     layers = sorted(size["layer"].unique())
     size["x"] = [0.001 + 0.998 * layers.index(layer) / max(1, len(layers) - 1) for layer in size["layer"]]
-    before = size.groupby("layer")["n"].cumsum() - size["n"] / 2
-    size["y"] = np.clip(before / size.groupby("layer")["n"].transform("sum"), 0.001, 0.999)
+    by_layer = size.groupby("layer")["n"]
+    gaps = (by_layer.transform("size") - 1) * GAP
+    middle = (by_layer.cumsum() - size["n"] / 2) / by_layer.transform("sum")
+    size["y"] = np.clip(middle * (1 - gaps) + by_layer.cumcount() * GAP, 0.001, 0.999)
     return size
 
 

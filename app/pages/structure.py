@@ -19,7 +19,7 @@ PAGE = Page(name="structure", title="Structure", icon=":material/hub:", section=
 PAIRS = {"npmi": "above chance (nPMI)", "lift": "lift", "conditional": "share"}
 TIES = 60  # drawn at most
 FEWEST_TOGETHER = 5  # tokens, below which a tie is noise
-FLOWS = 14  # per pair of layers
+FLOWS = 12  # per pair of layers
 SPAN = 4  # layers of a flow chart
 
 
