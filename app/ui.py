@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import pandas as pd
 import streamlit as st
@@ -20,6 +21,7 @@ from app.theme import COLORS
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+FIRST_PAGE = "overview"  # the one at the bare address
 STYLE = (Path(__file__).parent / "components" / "page.css").read_text("utf-8")
 
 
@@ -98,9 +100,35 @@ def quiet(text: str) -> None:
     st.html(f'<span class="rw-quiet">{escape(text)}</span>')
 
 
+def href(page: str, **choices: Any) -> str:
+    """The address of a page with these choices, in the trace and run of this one. None leaves a choice out."""
+    kept = {name: state.read(name) for name in ("trace", "run")} | choices
+    query = urlencode({name: str(value) for name, value in kept.items() if value is not None})
+    return f"./{'' if page == FIRST_PAGE else page}{'?' if query else ''}{query}"
+
+
+def link(page: str, says: Any, **choices: Any) -> str:
+    """A link to another page with these choices, as escaped HTML: for a sentence or a cell of a table."""
+    return f'<a class="rw-link" href="{escape(href(page, **choices))}" target="_self">{escape(str(says))}</a>'
+
+
 def note(text: str) -> None:
     """A quiet remark in the place of something that is not there."""
     st.html(f'<div class="rw-note">{escape(text)}</div>')
+
+
+def nothing_yet(recording: bool) -> None:
+    """In the place of a page about a run that holds no routing."""
+    note(
+        "No routing has been recorded yet. The page fills by itself while the recording goes on."
+        if recording
+        else "This run holds no routing. Was the recording interrupted before its first batch?"
+    )
+
+
+def problem(text: str) -> None:
+    """What went wrong with what was asked for, in a line; screen readers say it at once."""
+    st.html(f'<div class="rw-problem" role="alert">{escape(text)}</div>')
 
 
 def full_state(title: str, text: str, command: str = "") -> None:

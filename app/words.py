@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pandas as pd
 
 from app.formats import count, number, percent, plural
+
+if TYPE_CHECKING:
+    from probes.sampling import Sample
 
 
 def load(frame: pd.DataFrame) -> str:
@@ -45,6 +50,17 @@ def coverage(frame: pd.DataFrame) -> str:
         f"{percent(lost / total)} of the token–layer pairs have no routing ({count(lost)} of {count(total)}); "
         f"most in layer {int(worst['layer'])}, {percent(worst['n_missing'] / worst['n_tokens'])}."
     )
+
+
+def sample(of: Sample, command: str = "") -> str:
+    """How much of the run something rests on. `command`: what to type for the whole, said where it is not the whole."""
+    drawn = f"{count(of.n_sequences)} of {plural(of.of_sequences, 'sequence')}, drawn evenly"
+    all_of = f"all {plural(of.of_tokens, 'token')}"
+    if of.values == "saved":
+        return f"from a table saved in the trace, of {all_of}"
+    if of.values != "sample":
+        return f"from {all_of}" + (f"; the noise of it from {drawn}" if of.noise == "sample" else "")
+    return f"from {drawn} ({plural(of.n_tokens, 'token')})" + (f"; the whole: {command}" if command else "")
 
 
 def token_entropy(frame: pd.DataFrame) -> str:
