@@ -6,11 +6,15 @@ text: whatever is not ours goes through `plain`.
 
 from app.charts.base import EXPORT_SCALE, modebar, plain
 from app.charts.overview import coverage_bars, layer_curve, load_cap, load_heatmap
+from app.charts.specialization import atlas, contrast_bars, label_heatmap
 from app.charts.tokens import token_curve
 
 __all__ = [
     "EXPORT_SCALE",
+    "atlas",
+    "contrast_bars",
     "coverage_bars",
+    "label_heatmap",
     "layer_curve",
     "load_cap",
     "load_heatmap",

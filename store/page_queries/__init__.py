@@ -5,6 +5,7 @@ Every question names its run, and reads one sequence, one layer or the small agg
 
 from store.page_queries.overview import layer_totals, load, missing, sampled_entropy, sampled_load
 from store.page_queries.sequences import labels, positions, sequence, sequence_layers, sequences, token_layers, tokens
+from store.page_queries.specialization import token_experts
 
 __all__ = [
     "labels",
@@ -17,6 +18,7 @@ __all__ = [
     "sequence",
     "sequence_layers",
     "sequences",
+    "token_experts",
     "token_layers",
     "tokens",
 ]
