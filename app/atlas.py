@@ -41,9 +41,14 @@ def _umap(features: np.ndarray) -> np.ndarray:
         return np.asarray(maker.fit_transform(features))
 
 
-def experts(trace: Any, run_id: int, sequences: list[int]) -> tuple[pd.DataFrame, np.ndarray]:
-    """layer, expert, n (tokens of the sequences that chose it), and the profiles [n, V] over the commonest tokens."""
-    chunks = list(trace.chunks(run_id, sequences=sequences))
+def experts(
+    trace: Any, run_id: int, sequences: list[int], wanted: list[int] | None = None
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """layer, expert, n (tokens of the sequences that chose it), and the profiles [n, V] over the commonest tokens.
+
+    `wanted`: layers; all where none are named.
+    """
+    chunks = list(trace.chunks(run_id, layers=wanted, sequences=sequences))
     chosen = np.concatenate([chunk["experts"] for chunk in chunks])
     codes = _codes(np.concatenate([_named(chunk) for chunk in chunks]))
     layers, num_experts, size = chunks[0]["layers"], int(chosen.max(initial=0)) + 1, int(codes.max(initial=0)) + 1

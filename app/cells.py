@@ -40,6 +40,11 @@ def link(page: str, says: Any, **choices: Any) -> Safe:
     return Safe(f'<a class="rw-link" href="{escape(href(page, **choices))}" target="_self">{safe(says)}</a>')
 
 
+def button(page: str, says: str, **choices: Any) -> Safe:
+    """A link that looks like a button: something to do rather than to read."""
+    return Safe(str(link(page, says, **choices)).replace('class="rw-link"', 'class="rw-link rw-button"', 1))
+
+
 def expert(layer: int, number: int, num_experts: int) -> Safe:
     """An expert in its colour, as layer·expert, leading to its card."""
     swatch = f'<i style="background:{expert_color(number, num_experts)}"></i>'

@@ -129,3 +129,52 @@ def vocabulary(table: pd.DataFrame, often: pd.DataFrame, layer: int) -> str:
         f"In layer {layer}, {count(owned)} of {plural(len(often), 'token')} seen often enough send at least 90 % of "
         f"their occurrences to one expert first; the middle one sends {percent(often['share'].median())}."
     )
+
+
+def expert_labels(frame: pd.DataFrame, expert: int) -> str:
+    """The labels of an expert. `frame`: name, value, low, high, sure; the largest value first."""
+    strong = frame[frame["sure"] & (frame["value"] > 0)]
+    if strong.empty:
+        return f"Expert {expert} has no label of its own: no interval lies above chance."
+    shown = ", ".join(
+        f"{r.name_} ({number(r.value)})" for r in strong.rename(columns={"name": "name_"}).head(3).itertuples()
+    )
+    return f"It goes most with {shown}; {plural(len(strong), 'label')} of {count(len(frame))} lie above chance."
+
+
+def expert_tokens(frame: pd.DataFrame) -> str:
+    """The tokens of an expert. `frame`: npmi, chosen, n; the largest nPMI first."""
+    if frame.empty:
+        return "No token that was read often enough chose it."
+    top = frame.iloc[0]
+    return (
+        f"The clearest goes to it {count(top['chosen'])} times out of {count(top['n'])} (nPMI {number(top['npmi'])}); "
+        f"{plural(int((frame['low'] > 0).sum()), 'token')} of the {count(len(frame))} listed lie surely above chance."
+    )
+
+
+def partners(mine: pd.DataFrame) -> str:
+    """With whom an expert is chosen. `mine`: other, conditional, lift, npmi; the largest nPMI first."""
+    if mine.empty:
+        return "It was never chosen together with another."
+    top = mine.iloc[0]
+    return f"Most with expert {int(top['other'])}, {number(top['lift'])} times as often as by chance."
+
+
+def alike(found: pd.DataFrame) -> str:
+    """Who takes the same tokens. `found`: expert, similarity; the most alike first."""
+    if found.empty:
+        return "It was chosen too seldom in what was read to say."
+    top = found.iloc[0]
+    return f"Expert {int(top['expert'])} takes the most alike tokens (overlap {number(top['similarity'])})."
+
+
+def importance(mine: pd.DataFrame, experts: int) -> str:
+    """Where an expert stands by each criterion. `mine`: criterion, rank."""
+    best, worst = mine.loc[mine["rank"].idxmin()], mine.loc[mine["rank"].idxmax()]
+    if best["rank"] == worst["rank"]:
+        return f"Rank {best['rank']} of {experts} in its layer by every criterion this run allows."
+    return (
+        f"By {best['criterion']} it is number {best['rank']} of {experts} in its layer, by {worst['criterion']} number "
+        f"{worst['rank']}."
+    )

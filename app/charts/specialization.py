@@ -63,11 +63,11 @@ def npmi_cap(values: np.ndarray) -> float:
     return max(NPMI_CAP, float(known.max())) if len(known) else NPMI_CAP
 
 
-def contrast_bars(frame: pd.DataFrame, theme: str, *, name: str, sides: tuple[str, str]) -> go.Figure:
-    """The experts that differ most between two sets, as bars with intervals; what is within noise is pale.
+def contrast_bars(frame: pd.DataFrame, theme: str, *, name: str, sides: tuple[str, str] | None = None) -> go.Figure:
+    """Differences from 0 as bars with intervals; what is within noise is pale.
 
-    `frame`: layer, expert, value, low, high, sure, hover (ours or escaped); the first row on top. `sides`: what a value
-    above and below 0 belongs to.
+    `frame`: value, low, high, sure, hover (escaped), and layer and expert or a name; the first row on top. `sides`:
+    what a value above and below 0 belongs to.
     """
     import plotly.graph_objects as go
 
@@ -84,12 +84,16 @@ def contrast_bars(frame: pd.DataFrame, theme: str, *, name: str, sides: tuple[st
     )  # fmt: skip
     bars.marker.opacity = np.where(frame["sure"], 1.0, 0.35)
     figure = figure_of(theme, [bars], height=int(23 * len(frame) + 96))
-    names = [f"{layer}·{expert}" for layer, expert in zip(frame["layer"], frame["expert"], strict=True)]
+    if "name" in frame:
+        names = [plain(shortened(text)) for text in frame["name"]]
+    else:
+        names = [f"{layer}·{expert}" for layer, expert in zip(frame["layer"], frame["expert"], strict=True)]
+    what = "" if "name" in frame else "layer·expert"
     figure.update_yaxes(
-        title_text="layer·expert", autorange="reversed", tickvals=np.arange(len(frame)), ticktext=names, showgrid=False
+        title_text=what, autorange="reversed", tickvals=np.arange(len(frame)), ticktext=names, showgrid=False
     )
     figure.update_xaxes(title_text=name, nticks=7, zeroline=True, zerolinecolor=colors["quiet"])
-    for side, text, x in ((1, sides[0], 1.0), (0, sides[1], 0.0)):
+    for side, text, x in ((1, sides[0], 1.0), (0, sides[1], 0.0)) if sides else ():
         arrow = f"more in {plain(shortened(text))} →" if side else f"← more in {plain(shortened(text))}"
         figure.add_annotation(
             text=arrow, xref="paper", yref="paper", x=x, y=1.0, yanchor="bottom", xanchor="right" if side else "left",
