@@ -90,7 +90,7 @@ class Asked:
     def of(cls, metric: str, layers: Any = None, by: str | None = None, test: bool = False, **params: Any) -> Asked:
         """As `analyze` takes it. Raises UsageError for a wrong name or value."""
         declared = get(metric)
-        common = {name: params.pop(name) for name in ("ci", "resamples", "seed") if name in params}
+        common: dict[str, Any] = {name: params.pop(name) for name in ("ci", "resamples", "seed") if name in params}
         pair = {name: params.pop(name, None) for name in PAIR if declared.paired or declared.across}
         return cls(declared, declared.checked(params), layers, by, test, pair, common)
 
