@@ -14,8 +14,8 @@ ROUTING = (
     "SELECT sequence_id, position, layer, {columns} FROM raw.routing "
     "WHERE run_id = ? AND sequence_id BETWEEN ? AND ? AND list_contains(?, layer)"
 )
-HIDDEN = (
-    "SELECT sequence_id, position, layer, {columns} FROM raw.hidden "
+ON_REQUEST = (
+    "SELECT sequence_id, position, layer, {columns} FROM raw.{table} "
     "WHERE run_id = ? AND sequence_id BETWEEN ? AND ? AND list_contains(?, layer)"
 )
 AGGREGATES = "SELECT layer, label_id, {columns} FROM raw.aggregates WHERE run_id = ?"
