@@ -144,11 +144,15 @@ def _check(declared: Intervention, site: Site, report: LayerReport, calls: Calls
 
 def refusal(declared: Intervention, report: LayerReport, calls: Calls, spec: Spec | None = None) -> str:
     """Why this layer cannot carry the intervention; "" if it can."""
-    stages = declared.stages
+    stages = [stage for stage in declared.stages if stage not in declared.optional]
     if "logits" in stages and calls.logits is None:
         return "the place where its router makes the logits was not found"
     if ("key" in stages or "k" in stages) and calls.topk is None:
         return "its choice is not made by a top-k of its scores"
+    if declared.removes and report.recomputed == "weights":
+        return "the token's id decides who is chosen there, not the logits"
+    if "k" in stages and report.router.stream == "attention":
+        return "its attention is built for the number of experts it has"
     if ("assign" in stages or "outputs" in stages) and not (report.found.layout.takes_choice and report.choice):
         return "its experts are not handed ids and weights that could be edited"
     if "outputs" in stages and not report.outputs:
