@@ -46,6 +46,7 @@ class Intervention:
               for what does not fit
     neutral   options with which it must change nothing, as the model's logits bit for bit
     shows     what a recording under it must show
+    example   options to try it with on any model, where its defaults are not enough
     """
 
     name: str
@@ -73,6 +74,7 @@ class Intervention:
     check: Callable[[Options, int, int], None] | None = None
     neutral: Options | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
+    example: Options = field(default_factory=dict)
     notes: str = ""
 
     @property

@@ -37,6 +37,7 @@ INTERVENTION = Intervention(
     drops=True,
     needs=("logits",),
     neutral={"threshold": 2.0},
+    example={"threshold": 0.1},
     notes="In families that normalise the chosen weights, p sums to 1 as they do; elsewhere a broadcast token gets "
     "more weight than k experts have. A family's scaling of its weights is left out.",
 )

@@ -97,6 +97,7 @@ INTERVENTION = Intervention(
     needs=("logits",),
     per_pass=True,
     neutral={"gamma": 1e6},
+    example={"gamma": 0.5},
     notes="k is the number of slots that arrive, T all tokens of the batch: what is dropped depends on who shares the "
     "pass, and by `last` or `score` on later tokens. A single token being decoded always fits. Rerouting in the order "
     "`first` is what the metric `capacity --mode reroute` counts.",

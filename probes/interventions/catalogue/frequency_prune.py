@@ -41,5 +41,6 @@ INTERVENTION = Intervention(
     drops=True,
     per_pass=True,
     neutral={"alpha": 0.0},
+    example={"alpha": 2.0},
     notes="Not causal: whether a token loses an expert depends on the whole prompt. A token may lose all its experts.",
 )

@@ -43,5 +43,6 @@ INTERVENTION = Intervention(
     assign=assign,
     drops=True,
     neutral={"ratio": 0.0},
+    example={"ratio": 1.0},
     notes="Per token, unless `protect` ranks the tokens of a pass: a single token being decoded is never protected.",
 )

@@ -41,6 +41,7 @@ INTERVENTION = Intervention(
     assign=assign,
     check=check,
     drops=True,
+    example={"to": 0},
     aliases={"from": "experts"},
     notes="A token that has the expert already gives it both weights, in one slot; the other slot is dropped.",
 )

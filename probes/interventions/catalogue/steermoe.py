@@ -62,6 +62,7 @@ INTERVENTION = Intervention(
     ),
     logits=logits,
     check=check,
+    example={"activate": "0", "deactivate": "1"},
     notes="Families that score by sigmoid or softplus have no log_softmax: there s is z itself. All lifted experts "
     "get the same score, so they share the weight. A correction bias added to the scores, or a limit to groups, may "
     "overrule the order; add `force` or `ban` then. Layers without a named expert are left alone.",

@@ -135,6 +135,12 @@ def mask_top(plain, steered):
     close(steered["weights"][:, 0], np.take_along_axis(scores(plain, 0), order[:, 3:5], 1))
 
 
+def rank(plain, steered):
+    order = np.argsort(-plain["logits"][:, 0], axis=-1, kind="stable")[:, [1, 3]]
+    assert (steered["experts"][:, 0] == order).all()
+    close(steered["weights"][:, 0], np.take_along_axis(scores(plain, 0), order, 1))
+
+
 def same_choice(plain, steered):
     close(dense(steered, 0), dense(plain, 0))
 
@@ -291,6 +297,7 @@ class Case:
 NAMED = "expert=3+9"
 MEANS = {str(layer): {"3": MEAN} for layer in range(4)}
 CASES = {
+    "rank": Case("rank:rank=2+4", rank),
     "ban": Case(f"ban:{NAMED}", ban),
     "mask": Case(f"mask:{NAMED}", mask),
     "bias": Case(f"bias:{NAMED},delta=3", bias),

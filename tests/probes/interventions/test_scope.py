@@ -15,6 +15,7 @@ POSITION = torch.where(MASK.bool(), MASK.cumsum(1) - 1, -1).numpy().reshape(-1)
 SCOPES = {
     "positions": ({"positions": "2-4"}, (POSITION >= 2) & (POSITION <= 4)),
     "last": ({"last": 2}, np.tile(np.arange(8) >= 6, 2)),
+    "sequences": ({"sequence": 1}, np.arange(16) >= 8),
     "tokens": ({"tokens": [9, 300]}, np.isin(IDS.numpy().reshape(-1), [9, 300])),
 }
 

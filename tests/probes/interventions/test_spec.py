@@ -59,6 +59,7 @@ def specs(draw):
         "positions": st.tuples(st.integers(0, 9), st.integers(9, 99)).map(list),
         "last": st.integers(1, 9),
         "tokens": st.lists(st.one_of(st.integers(0, 999), WORDS), min_size=1, max_size=3),
+        "sequences": st.lists(st.integers(0, 9), min_size=1, max_size=2),
         "probability": st.floats(0.01, 1.0),
         "seed": st.integers(0, 2**31),
     }
