@@ -32,10 +32,14 @@ class Batch:
     last: torch.Tensor
 
 
+# After these a target follows at once ("12+70=82"), after all else with a space ("Answer: Mirn").
+CLOSE = tuple("=([{<>/\\\"'`-_#@$~^|&+*")
+
+
 def read_examples(given: Iterable[Any], tokenizer: Any = None, end: str = "\n") -> tuple[Example, ...]:
     """Examples from `Example`s, prompts as `probes.prompts` reads them, or objects with "text" and "target".
 
-    `end` closes each target. UsageError where there is none, one has no target, or texts come without a tokenizer.
+    A space stands between the two where a writer would put one; `end` closes each target. UsageError where there is none, one has no target, or texts come without a tokenizer.
     """
     found = tuple(one if isinstance(one, Example) else _encoded(one, tokenizer, end) for one in given)
     if not found:
@@ -51,7 +55,8 @@ def _encoded(one: Any, tokenizer: Any, end: str) -> Example:
         raise UsageError(f"an example needs a text and a target: {str(one)[:60]}")
     if tokenizer is None:
         raise UsageError("examples given as text need the tokenizer")
-    ids = tokenizer.encode(target + end, add_special_tokens=False)
+    joint = "" if text[-1:].isspace() or target[:1].isspace() or text.endswith(CLOSE) else " "
+    ids = tokenizer.encode(joint + target + end, add_special_tokens=False)
     return Example(tuple(tokenizer(text).input_ids), tuple(ids))
 
 
