@@ -22,7 +22,7 @@ from probes.interventions.adaptation.frozen import frozen
 from probes.interventions.adaptation.losses import forward_inputs, next_token_loss
 from probes.interventions.adaptation.pathways import Switch, embed, logits_of, scores_of, switched
 from probes.interventions.decoding.base import Learner
-from probes.interventions.decoding.prompt import padding_id
+from probes.interventions.decoding.prompt import padding_id, refuse
 from probes.steering import active
 
 AT_ONCE = 32  # references in one pass
@@ -52,6 +52,7 @@ def references(
     embeddings  [N, H] of the prompts, to find neighbours by; the mean last hidden state of the prompt otherwise
     UsageError where none is answered correctly.
     """
+    refuse(model)
     found = read_examples(examples, tokenizer, end)
     with switched(model, (), "all") as switch:
         parts = [_look(model, batch, switch) for batch in batches(found, AT_ONCE, padding_id(model), _device(model))]

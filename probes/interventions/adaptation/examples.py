@@ -39,7 +39,8 @@ CLOSE = tuple("=([{<>/\\\"'`-_#@$~^|&+*")
 def read_examples(given: Iterable[Any], tokenizer: Any = None, end: str = "\n") -> tuple[Example, ...]:
     """Examples from `Example`s, prompts as `probes.prompts` reads them, or objects with "text" and "target".
 
-    A space stands between the two where a writer would put one; `end` closes each target. UsageError where there is none, one has no target, or texts come without a tokenizer.
+    A space stands between the two where a writer would put one; `end` closes each target. UsageError where there is
+    no example, one has no target, or texts come without a tokenizer.
     """
     found = tuple(one if isinstance(one, Example) else _encoded(one, tokenizer, end) for one in given)
     if not found:
