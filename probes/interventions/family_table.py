@@ -18,8 +18,8 @@ def family_table(trials: Sequence[Trial]) -> str:
     complete = [f for f in families if all(outcome[f, name].outcome == YES for name in names)]
     return "\n".join(
         [
-            f"Tried with `probe families --check --interventions` on the tiny model of each of {len(families)} families:",
-            "the output changes under it, the recorded routing shows it, and afterwards the model gives its plain output",
+            f"Tried with `probe families --check --interventions` on the tiny model of {len(families)} families: the",
+            "output changes under it, the recorded routing shows it, and afterwards the model gives its plain output",
             "bit for bit.",
             "",
             *_counts(trials, names, len(families)),
