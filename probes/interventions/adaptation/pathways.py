@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from probes.capture.hooks import Hooks
 from probes.errors import ProbeError
+from probes.families.layout import Point
 from probes.interventions.adaptation.losses import forward_inputs, sequences
 from probes.interventions.site import Site
 from probes.interventions.spec import Scope, Spec
@@ -72,11 +74,14 @@ def logits_of(p: torch.Tensor, scoring: str, like: torch.Tensor) -> torch.Tensor
 def embed(model: Any, ids: torch.Tensor, mask: torch.Tensor, pool: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(mean last hidden state over the tokens `pool` [B, S] as float32 [B, H], logits [B, S, V]) of one pass.
 
-    ProbeError for a model that does not hand out hidden states.
+    The state is what the output layer receives: asking transformers for hidden states would leave its hooks in the
+    model. ProbeError for a model without an output layer.
     """
-    output = model(**forward_inputs(model, ids, mask), output_hidden_states=True)
-    states = getattr(output, "hidden_states", None)
-    if not states:
-        raise ProbeError(f"{type(model).__name__} hands out no hidden states; give embeddings of your own")
-    weight = pool.to(states[-1].device)[..., None].float()
-    return (states[-1].float() * weight).sum(1) / weight.sum(1), output.logits
+    seen: list[torch.Tensor] = []
+    head = model.get_output_embeddings()
+    if head is None:
+        raise ProbeError(f"{type(model).__name__} has no output layer to read hidden states at")
+    with Hooks([Point(head, "before", lambda module, args, kwargs: seen.append((*args, *kwargs.values())[0]))]):
+        logits = model(**forward_inputs(model, ids, mask)).logits
+    weight = pool.to(seen[-1].device)[..., None].float()
+    return (seen[-1].float() * weight).sum(1) / weight.sum(1), logits

@@ -74,11 +74,18 @@ class Rewire(Learner):
         self._mask = mask
         optimizer, losses = None, []
         with frozen(self._model):
+            self._ask_for_gradients(True)
             for _ in range(self._options["steps"]):
                 losses.append(self._loss(ids, mask))
                 optimizer = optimizer or self._optimizer()
                 self._step(losses[-1], optimizer)
+        self._ask_for_gradients(False)
         self.losses = torch.stack(losses).detach()
+
+    def _ask_for_gradients(self, yes: bool) -> None:
+        for vector in self.vectors.values():
+            vector.requires_grad_(yes)
+            vector.grad = None
 
     def _loss(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         self.forwards, self.rows = self.forwards + 1, self.rows + ids.numel()
