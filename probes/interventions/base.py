@@ -34,6 +34,7 @@ class Intervention:
     outputs   (site, options, outputs [n, H], experts [n]) -> outputs, before weighting
     width     (options, k, E) -> the most slots a token can get, where that is not k
     named     it acts on experts that the spec names: "experts" (at least one), "optional", or "" (on all of them)
+    optional  stages that a layer may lack the place for, where the others suffice
     drops     slots it gives weight 0 are recorded as no expert (-1)
     needs     "logits": `assign` reads the router's logits; "router": it asks the router's code for weights
     per_pass  acts on whole passes: a scope of tokens or positions is refused
@@ -41,6 +42,7 @@ class Intervention:
     check     (options with the named experts as "named", top_k, num_experts): raises UsageError for what does not fit
     neutral   options with which it must change nothing, as the model's logits bit for bit
     shows     what a recording under it must show
+    example   options to try it with on any model, where its defaults are not enough
     """
 
     name: str
@@ -57,6 +59,7 @@ class Intervention:
     assign: Callable[[Site, Options, Any, Any], tuple[Any, Any]] | None = None
     outputs: Callable[[Site, Options, Any, Any], Any] | None = None
     width: Callable[[Options, int, int], int] = lambda options, top_k, num_experts: top_k
+    optional: tuple[str, ...] = ()
     drops: bool = False
     needs: tuple[str, ...] = ()
     per_pass: bool = False
@@ -64,6 +67,7 @@ class Intervention:
     check: Callable[[Options, int, int], None] | None = None
     neutral: Options | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
+    example: Options = field(default_factory=dict)
     notes: str = ""
 
     @property

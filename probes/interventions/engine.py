@@ -7,7 +7,8 @@ where there is no such place. Only the layers a spec names are hooked, and nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import get_ident
 from typing import Any
 
@@ -18,6 +19,7 @@ from probes.capture.experts import Call, combined, has_inside, read_call, run_ex
 from probes.capture.inputs import roots
 from probes.errors import ProbeError
 from probes.families.layout import Point, classify
+from probes.families.parameters import top_k_set
 from probes.interventions.base import STAGES
 from probes.interventions.plan import Edit
 from probes.interventions.router_code import Calls, Rerun
@@ -75,7 +77,8 @@ class LayerEdits:
         self._edits = edits
         self._stages = {phase: _by_stage(edits, phase) for phase in ("prefill", "decode")}
         self._now: dict[str, list[Edit]] = {}
-        self._rerun = Rerun(calls, self._edit_logits, self._choose if self._has("key", "k") else None)
+        width = report.router.num_experts
+        self._rerun = Rerun(calls, self._edit_logits, self._choose if self._has("key", "k") else None, width)
         self._logits: Any = None
         self._router_call: Any = None
         self._call: Call | None = None
@@ -120,9 +123,21 @@ class LayerEdits:
 
     # Before selection
 
-    def _enter(self) -> Rerun | None:
+    def _enter(self) -> Any:
         now = self._now
-        return self._rerun.restart() if self._live and (now["logits"] or now["key"] or now["k"]) else None
+        if not self._live or not (now["logits"] or now["key"] or now["k"]):
+            return None
+        return self._with_top_k(now["k"]) if now["k"] else self._rerun.restart()
+
+    @contextmanager
+    def _with_top_k(self, edits: list[Edit]) -> Iterator[None]:
+        """Routers reshape by their own k as well, so that number changes with the choice, for this run."""
+        parts, slots = self.report.found.parts, self.report.router.top_k
+        for edit in edits:
+            assert edit.declared.k is not None
+            slots = edit.declared.k(edit.site, edit.options, slots)
+        with top_k_set(parts, slots), self._rerun.restart():
+            yield
 
     def _edit_logits(self, logits: torch.Tensor) -> torch.Tensor:
         flat = logits.reshape(-1, logits.shape[-1])
@@ -173,7 +188,8 @@ class LayerEdits:
         """Weights [T, n] the router's own code gives the experts ids [T, n], on the logits as they were edited."""
         args, kwargs = self._router_call
         logits = self._logits
-        mode = Rerun(self._calls, lambda z: logits.view_as(z), lambda scores, k: ids.view(*scores.shape[:-1], -1))
+        choose = lambda scores, k: ids.view(*scores.shape[:-1], -1)  # noqa: E731
+        mode = Rerun(self._calls, lambda z: logits.view_as(z), choose, logits.shape[-1])
         with mode, torch.no_grad():
             returned = classify(self._calls.module.forward(*args, **kwargs))
         order = returned.ids.argsort(-1)
@@ -200,6 +216,8 @@ class LayerEdits:
             ids, weights = self._assigned(edit, edited, (ids, weights))
         if ids is call.ids and weights is call.weights:
             return None
+        if self.report.padded and ids.shape[1] == 1:  # a container that takes no single slot gets an empty second one
+            ids, weights = _widened(ids, weights, 2)
         self._call = call._replace(ids=ids.to(call.ids.dtype), weights=weights.to(call.weights.dtype))
         return call.inputs(call.hidden, self._call.ids, self._call.weights)
 

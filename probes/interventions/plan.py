@@ -144,11 +144,15 @@ def _check(declared: Intervention, site: Site, report: LayerReport, calls: Calls
 
 def refusal(declared: Intervention, report: LayerReport, calls: Calls, spec: Spec | None = None) -> str:
     """Why this layer cannot carry the intervention; "" if it can."""
-    stages = declared.stages
+    stages = [stage for stage in declared.stages if stage not in declared.optional]
     if "logits" in stages and calls.logits is None:
         return "the place where its router makes the logits was not found"
     if ("key" in stages or "k" in stages) and calls.topk is None:
         return "its choice is not made by a top-k of its scores"
+    if declared.removes and report.recomputed == "weights":
+        return "the token's id decides who is chosen there, not the logits"
+    if "k" in stages and report.router.stream == "attention":
+        return "its attention is built for the number of experts it has"
     if ("assign" in stages or "outputs" in stages) and not (report.found.layout.takes_choice and report.choice):
         return "its experts are not handed ids and weights that could be edited"
     if "outputs" in stages and not report.outputs:
@@ -158,7 +162,7 @@ def refusal(declared: Intervention, report: LayerReport, calls: Calls, spec: Spe
     if "router" in declared.needs and (calls.topk is None or calls.module is not report.found.parts.router):
         return "its router cannot be asked for the weights of other experts"
     if declared.per_pass and spec is not None and spec.scope.by_token:
-        return "it acts on whole passes: positions, last, tokens and probability cannot limit it"
+        return "it acts on whole passes: positions, last, tokens, sequences and probability cannot limit it"
     return ""
 
 

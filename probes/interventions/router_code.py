@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -28,10 +28,11 @@ _LEARNED: WeakKeyDictionary[Any, tuple[Report, dict[int, Calls]]] = WeakKeyDicti
 
 @dataclass(frozen=True)
 class Call:
-    """The n-th call of a torch function while a module runs."""
+    """The n-th call of a torch function while a module runs; of its result, the columns from `start` on."""
 
     name: str
     nth: int
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,14 @@ class Rerun(TorchFunctionMode):
 
     edit    logits, shaped as the router has them -> logits
     choose  (scores, k) -> ids; the values of these ids are read from the scores as they are
+    width   E, how many of the columns are the logits'
     """
 
-    def __init__(self, calls: Calls, edit: Callable[[Any], Any], choose: Callable[[Any, int], Any] | None) -> None:
+    def __init__(
+        self, calls: Calls, edit: Callable[[Any], Any], choose: Callable[[Any, int], Any] | None, width: int
+    ) -> None:
         super().__init__()
-        self._edit, self._choose = edit, choose
+        self._edit, self._choose, self._width = edit, choose, width
         self._logits, self._topk = calls.logits, calls.topk if choose is not None else None
         self._n_logits = self._n_topk = 0
 
@@ -89,8 +93,15 @@ class Rerun(TorchFunctionMode):
         if self._logits is not None and name == self._logits.name:
             self._n_logits += 1
             if self._n_logits == self._logits.nth:
-                return self._edit(result)
+                return self._edited(result)
         return result
+
+    def _edited(self, result: Any) -> Any:
+        start, width = self._logits.start if self._logits else 0, self._width
+        if result.shape[-1] == width:
+            return self._edit(result)
+        parts = [result[..., :start], self._edit(result[..., start : start + width]), result[..., start + width :]]
+        return torch.cat(parts, dim=-1)
 
     def _chosen(self, scores: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
         assert self._choose is not None
@@ -151,15 +162,21 @@ def _logits_call(seen: list[tuple[Call, Any]], logits: Any) -> Call | None:
     if logits is None:
         return None
     wanted = as_tensor(logits).float()
+    wanted = wanted[~wanted.isnan().any(-1)]  # tokens that went to another router
     for call, result in seen:
-        alike = result.is_floating_point() and result.shape[-1] == wanted.shape[-1] and result.numel() == wanted.numel()
-        if alike and torch.equal(result.float().cpu().reshape(wanted.shape).nan_to_num(), wanted.nan_to_num()):
-            return call
+        flat = result.reshape(-1, result.shape[-1])
+        if not result.is_floating_point() or len(flat) != len(wanted) or flat.shape[1] < wanted.shape[1]:
+            continue
+        # Some routers score shared experts in the same call, before or after the routed ones.
+        for start in {0, flat.shape[1] - wanted.shape[1]}:
+            part = flat[:, start : start + wanted.shape[1]].float().cpu()
+            if torch.equal(part.nan_to_num(), wanted.nan_to_num()):
+                return replace(call, start=start)
     return None
 
 
 def _topk_call(seen: list[tuple[Call, Any]], experts: Any) -> Call | None:
-    wanted = torch.from_numpy(experts).sort(-1).values
+    wanted = torch.from_numpy(experts[(experts >= 0).all(-1)]).sort(-1).values
     for call, result in reversed(seen):
         alike = call.name == "topk" and result.numel() == wanted.numel()
         if alike and torch.equal(result.cpu().reshape(wanted.shape).sort(-1).values, wanted):

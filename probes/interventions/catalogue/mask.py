@@ -12,6 +12,10 @@ def logits(site: Site, options: Options, z: Any) -> Any:
     return z.masked_fill(site.mask(z), float("-inf"))
 
 
+def key(site: Site, options: Options, key: Any) -> Any:
+    return key.masked_fill(site.mask(key), float("-inf"))
+
+
 INTERVENTION = Intervention(
     name="mask",
     title="Mask logits",
@@ -21,6 +25,8 @@ INTERVENTION = Intervention(
     shows="count 0 for the named experts, their logits −∞",
     named="experts",
     logits=logits,
+    key=key,
+    optional=("key",),
     removes=True,
-    notes="A correction bias is added after the scores and could bring an expert back, with weight 0; add `ban` then.",
+    notes="A correction bias added to the scores could bring an expert back, so it is out of the choice too.",
 )

@@ -28,4 +28,5 @@ INTERVENTION = Intervention(
     ),
     key=key,
     neutral={"tau": 0.0},
+    example={"tau": 3.0, "spare_ends": False},
 )

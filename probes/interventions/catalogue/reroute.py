@@ -31,5 +31,6 @@ INTERVENTION = Intervention(
     options=(Option("to", int, None, "the expert that gets the slots (it may then hold two of a token)", low=0),),
     assign=assign,
     check=check,
+    example={"to": 0},
     aliases={"from": "experts"},
 )

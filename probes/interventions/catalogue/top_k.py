@@ -34,4 +34,5 @@ INTERVENTION = Intervention(
     check=check,
     width=width,
     per_pass=True,
+    example={"k": 3},
 )
