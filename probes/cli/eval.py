@@ -11,10 +11,11 @@ SUMMARY = "measure what interventions do to a model's answers, with intervals an
 EXAMPLE = (
     "probe eval sample_data/model --tasks sample_data/tasks/sums.jsonl --intervention ban:layer=3,expert=14 --limit 60"
 )
-LOADING = ("dtype", "device", "revision", "trust_remote_code")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    from probes.cli import options
+
     parser.add_argument("model", metavar="MODEL", help="folder or hub name of a transformers model")
     parser.add_argument(
         "--tasks",
@@ -24,13 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="JSONL: text with a target (exact match of what stands after the last </think>, metadata.answer first), "
         "with choices (highest log-probability), or alone (perplexity); may be repeated",
     )
-    parser.add_argument(
-        "--intervention",
-        action="append",
-        default=[],
-        metavar="SPEC",
-        help="inline, or a YAML or JSON file; each is evaluated separately, 'A + B' and a file of several together",
-    )
+    options.interventions(parser, "each is evaluated separately, 'A + B' and a file of several together")
     parser.add_argument("--control-seeds", type=int, default=5, metavar="N", help="random controls of each (default 5)")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N items of each file")
     parser.add_argument("--batch-size", type=int, metavar="N", help="items per pass (default: by their length)")
@@ -44,20 +39,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the controls, resamples and tests (default 0)")
     parser.add_argument("--resume", metavar="FILE", help="work file (JSONL): results per item; goes on where it ends")
     parser.add_argument("--out", metavar="FILE", help="also write the result with every item and output, as JSON")
-    parser.add_argument("--dtype", default="auto", help="precision to load the model in")
-    parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps, or auto")
-    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub model")
-    parser.add_argument("--trust-remote-code", action="store_true", help="run the model's own Python code")
+    options.loading(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
+    from probes.cli import options
     from probes.evaluation import evaluate
     from probes.evaluation.render import render
     from probes.files import check_writable, write_json
 
     check_writable(args.out)
-    stop = ["\n"] if args.stop is None else [s.replace("\\n", "\n") for s in args.stop if s]
     bar = _Bar()
     found = evaluate(
         args.model,
@@ -67,12 +59,14 @@ def run(args: argparse.Namespace) -> int:
         limit=args.limit,
         batch_size=args.batch_size,
         max_new_tokens=args.max_new_tokens,
-        stop=stop,
+        stop=options.texts(["\\n"] if args.stop is None else args.stop),
         join=args.join,
         seed=args.seed,
         resume=args.resume,
         progress=bar,
-        load={name: getattr(args, name) for name in LOADING},
+        trace=args.trace,
+        run_id=args.run_id,
+        load=options.load_settings(args),
     )
     bar.close()
     if args.out:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any
 
 from probes.errors import UsageError
 from probes.interventions import Spec, intervention, parse_all
+from probes.recipes import JOINED, is_recipe, specs_of
 
 BASELINE = "baseline"
-JOINED = re.compile(r"\s\+\s")
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,14 @@ class Arm:
         return json.dumps([spec.as_dict() for spec in self.specs], sort_keys=True, ensure_ascii=False)
 
 
-def arms_of(given: Sequence[Any]) -> list[Arm]:
-    """One arm per entry. `A + B` (blanks around the plus) and files of several interventions are one arm together."""
-    arms = [arm_of(one) for one in ([given] if isinstance(given, (str, Path, Mapping, Spec, Arm)) else given)]
+def arms_of(given: Sequence[Any], trace: Any = None, run_id: int | None = None) -> list[Arm]:
+    """One arm per entry. `A + B` (blanks around the plus) and files of several interventions are one arm together.
+
+    trace, run_id: the recording that recipes among them ask (see `probes.recipes`).
+    """
+    arms = [
+        arm_of(one, trace, run_id) for one in ([given] if isinstance(given, (str, Path, Mapping, Spec, Arm)) else given)
+    ]
     names = [arm.name for arm in arms]
     for name in names:
         if names.count(name) > 1 or name == BASELINE:
@@ -46,19 +50,22 @@ def arms_of(given: Sequence[Any]) -> list[Arm]:
     return arms
 
 
-def arm_of(given: Any) -> Arm:
+def arm_of(given: Any, trace: Any = None, run_id: int | None = None) -> Arm:
     """An arm of one entry, as text, a file, a dict, a Spec, or a sequence of these."""
     if isinstance(given, Arm):
         return given
-    specs = parse_all(JOINED.split(given) if isinstance(given, str) and not _is_json(given) else given)
+    specs = specs_of(given, trace, run_id)
     if not specs:
         raise UsageError("an empty list of interventions would be the baseline itself")
-    named = isinstance(given, Path) or (isinstance(given, str) and given.endswith((".yaml", ".yml", ".json")))
-    return Arm(Path(given).stem if named else " + ".join(map(str, specs)), specs)
+    return Arm(_name(given, specs), specs)
 
 
-def _is_json(text: str) -> bool:
-    return text.lstrip().startswith(("{", "["))
+def _name(given: Any, specs: tuple[Spec, ...]) -> str:
+    """The stem of a file, a recipe as it was written, and any other by what it does."""
+    if isinstance(given, Path) or (isinstance(given, str) and given.endswith((".yaml", ".yml", ".json"))):
+        return Path(given).stem
+    recipe = isinstance(given, str) and any(is_recipe(part) for part in JOINED.split(given))
+    return given if recipe else " + ".join(map(str, specs))
 
 
 def controls(arm: Arm, routers: Mapping[int, int], count: int, seed: int = 0) -> list[Arm]:

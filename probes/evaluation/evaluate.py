@@ -69,6 +69,8 @@ def evaluate(
     stop: Sequence[str] = ("\n",),
     join: str = "auto",
     seed: int = 0,
+    trace: Any = None,
+    run_id: int | None = None,
     resume: str | Path | None = None,
     progress: Progress | None = None,
     load: dict[str, Any] | None = None,
@@ -80,6 +82,7 @@ def evaluate(
     interventions  one arm each; what is written `A + B`, and a file of several, acts together
     control_seeds  how many random controls each arm gets
     stop           texts that end an answer; join: what stands between a text and its target ("auto", "space", "none")
+    trace, run_id  the recording that recipes among the interventions ask
     seed           of the controls, resamples and tests
     resume         a work file: results already in it are kept, new ones are added to it
 
@@ -90,7 +93,7 @@ def evaluate(
     for name, value, low in (("control-seeds", control_seeds, 0), ("batch-size", batch_size, 1), ("limit", limit, 1)):
         if value is not None and value < low:
             raise UsageError(f"--{name} must be at least {low}, got {value}")
-    arms = arms_of(interventions)
+    arms = arms_of(interventions, trace, run_id)
     prompts = read_items([tasks] if isinstance(tasks, (str, Path)) else tasks, limit)
     source = str(model) if isinstance(model, (str, Path)) else getattr(model.config, "_name_or_path", "") or "in memory"
     model, tokenizer = loaded(model, tokenizer, load or {})

@@ -29,14 +29,15 @@ def as_record(declared: Intervention) -> dict[str, Any]:
         "stages": list(declared.stages),
         "before_selection": declared.before_selection,
         "whole_passes_only": declared.per_pass,
-        "options": [_option(option) for option in declared.options],
+        "options": [option_record(option) for option in declared.options],
         "neutral": None if declared.neutral is None else dict(declared.neutral),
         "aliases": {word: meant.removesuffix("s") for word, meant in declared.aliases.items()},
         "example": example(declared),
     }
 
 
-def _option(option: Any) -> dict[str, Any]:
+def option_record(option: Any) -> dict[str, Any]:
+    """An option as a form needs it; JSON-able."""
     return {
         "name": option.name,
         "type": "bool" if option.kind == "flag" else "float" if option.kind == "finite" else option.kind,
@@ -67,18 +68,20 @@ def as_text(declared: Intervention) -> str:
     lines += [f"  formula  {declared.formula}", f"  source   {declared.source}", f"  shows    {declared.shows}"]
     lines += [f"  notes    {declared.notes}"] if declared.notes else []
     lines += ["", "  options"] if found["options"] else []
-    lines += [_line(option, record) for option, record in zip(declared.options, found["options"], strict=True)]
+    lines += map(option_line, declared.options)
     lines += ["", f"  experts  {found['names_experts']}", "  scope (common to all)"]
     scopes = [pair for pair in SCOPE if pair[0] != "expert" or declared.named]
     lines += [f"    {name:<14} {help_}" for name, help_ in scopes]
     return "\n".join([*lines, "", f"  example  {found['example']}"])
 
 
-def _line(option: Any, record: dict[str, Any]) -> str:
+def option_line(option: Any) -> str:
+    """One option with its type, range and default."""
     ranged = option.low is not None or option.high is not None
-    said = [record["type"], f"one of {', '.join(map(str, option.choices))}" if option.choices else ""]
-    said += [
-        option.range_text() if ranged else "",
-        "required" if option.default is None else f"default {option.default}",
-    ]
+    said = [option_record(option)["type"], f"one of {', '.join(map(str, option.choices))}" if option.choices else ""]
+    said += [option.range_text() if ranged else "", _default(option.default)]
     return f"    {option.name:<14} {option.help} ({'; '.join(filter(None, said))})"
+
+
+def _default(value: Any) -> str:
+    return "no default" if value in (None, "", ()) else f"default {value}"

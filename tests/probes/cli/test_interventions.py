@@ -6,11 +6,14 @@ import pytest
 
 from probes.cli.main import main
 from probes.interventions import interventions, parse
+from probes.recipes import recipes
 
 
 def test_the_list_names_all(capsys):
     assert main(["interventions"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == sorted(interventions())
+    listed, _, built = capsys.readouterr().out.partition("\nrecipes:")
+    assert [line.split()[0] for line in listed.splitlines()] == sorted(interventions())
+    assert [line.split()[0] for line in built.splitlines()[1:]] == sorted(recipes())
 
 
 def test_one_is_defined(capsys):
