@@ -29,4 +29,5 @@ INTERVENTION = Intervention(
     key=key,
     neutral={"tau": 0.0},
     example={"tau": 3.0, "spare_ends": False},
+    notes="What was banned before it can be drawn again; put `ban`, `prune` and `mask_top` after it.",
 )
