@@ -121,11 +121,19 @@ def _several(given: Any) -> tuple[Spec, ...]:
     if isinstance(given, Mapping):
         return (_from_dict(given),)
     text = str(given)
-    if isinstance(given, Path) or text.lower().endswith(FILES):
+    if isinstance(given, Path) or (text.lower().endswith(FILES) and not _is_inline(text)):
         return _from_file(Path(text))
     if text.lstrip().startswith(("{", "[")):
         return _from_loaded(_json(text, "the intervention"), "the intervention")
     return (_from_inline(text),)
+
+
+def _is_inline(text: str) -> bool:
+    """Is a file named only in a parameter, as in output:mode=mean,means=means.json?"""
+    from probes.interventions import interventions
+
+    name, _, rest = text.partition(":")
+    return name.strip() in interventions() and "=" in rest
 
 
 def _from_file(path: Path) -> tuple[Spec, ...]:
