@@ -30,6 +30,7 @@ def as_record(declared: Intervention) -> dict[str, Any]:
         "before_selection": declared.before_selection,
         "whole_passes_only": declared.per_pass,
         "options": [option_record(option) for option in declared.options],
+        "names_in": list(declared.naming),
         "neutral": None if declared.neutral is None else dict(declared.neutral),
         "aliases": {word: meant.removesuffix("s") for word, meant in declared.aliases.items()},
         "example": example(declared),
@@ -53,11 +54,11 @@ def option_record(option: Any) -> dict[str, Any]:
 def example(declared: Intervention) -> str:
     """A spec of it, in its inline form."""
     words = ["layer=3", "expert=7"] if declared.named == "experts" else []
+    words += [f"{declared.naming[0]}=3.7+3.9"] if declared.naming and not declared.named else []
     for option in declared.options:
-        if option.default is None:
-            words.append(f"{option.name}={option.choices[0] if option.choices else '…'}")
-        elif option.kind in ("finite", "float"):
-            words.append(f"{option.name}={option.default:g}")
+        value = declared.example.get(option.name, option.default if option.kind in ("finite", "float") else None)
+        if isinstance(value, (int, float, str)):
+            words.append(f"{option.name}={value:g}" if isinstance(value, float) else f"{option.name}={value}")
     return f"{declared.name}:{','.join(words)}" if words else declared.name
 
 

@@ -19,9 +19,9 @@ def sample():
 
 @pytest.fixture(scope="module")
 def trace(sample, tmp_path_factory):
-    """Every sixth prompt of the sample, with all that recipes read."""
+    """Every seventh prompt of the sample, with all that recipes read."""
     folder = tmp_path_factory.mktemp("recipes")
-    lines = (sample_path() / "prompts.jsonl").read_text("utf-8").splitlines()[::6]
+    lines = (sample_path() / "prompts.jsonl").read_text("utf-8").splitlines()[::7]
     (folder / "prompts.jsonl").write_text("\n".join(lines), encoding="utf-8")
     model, tokenizer = sample
     capture = "logits,weights,norms,moments,hidden"
