@@ -72,9 +72,9 @@ def generate(
     on_step is called after each token with the texts so far.
     """
     decoding = decoding or Decoding()
-    ids, mask = _padded(model, tokenizer, prompts)
+    ids, mask = padded(model, tokenizer, prompts)
     ends = end_ids(model, tokenizer)
-    watch = _Watch(tokenizer, ids.shape[1], decoding.stop, ends, on_step)
+    watch = Watch(tokenizer, ids.shape[1], decoding.stop, ends, on_step)
     sampling = {"temperature": float(decoding.temperature), "top_p": float(decoding.top_p), "top_k": 0}
     config = _config(
         max_new_tokens=decoding.max_new_tokens,
@@ -88,7 +88,7 @@ def generate(
             inputs=ids, attention_mask=mask, generation_config=config, stopping_criteria=watch.criteria()
         )
     rows = output[:, ids.shape[1] :].cpu().numpy().astype(np.int32)
-    return [_generated(row, tokenizer, decoding.stop, ends) for row in rows]
+    return [generated(row, model, tokenizer, decoding.stop) for row in rows]
 
 
 def distributions(
@@ -123,7 +123,7 @@ def _forced(model: Any, tokenizer: Any, prompts: Sequence[Ids], continuations: S
     longest = max(len(c) for c in continuations)
     if longest == 0:
         return [torch.zeros(0, model.config.get_text_config().vocab_size, device=model.device) for _ in prompts]
-    ids, mask = _padded(model, tokenizer, prompts)
+    ids, mask = padded(model, tokenizer, prompts)
     force = _Force(continuations, pad_id(tokenizer))
     # No token ends the reading, also not an end token inside the text: this id does not exist.
     nothing = model.config.get_text_config().vocab_size
@@ -153,7 +153,8 @@ def end_ids(model: Any, tokenizer: Any) -> set[int]:
     return found | ({tokenizer.eos_token_id} - {None})
 
 
-def _padded(model: Any, tokenizer: Any, prompts: Sequence[Ids]) -> tuple[Any, Any]:
+def padded(model: Any, tokenizer: Any, prompts: Sequence[Ids]) -> tuple[Any, Any]:
+    """Ids and mask [B, S] of a batch, padded on the left, on the model's device."""
     given = [np.asarray(prompt) for prompt in prompts]
     ids, mask = pad(given, pad_id(tokenizer), left=True, device=model.device)
     return ids, ids.new_ones(ids.shape) if mask is None else mask
@@ -191,10 +192,12 @@ def _no_memory_error() -> Iterator[None]:
         raise ProbeError("the device is out of memory; use a smaller --batch-size") from error
 
 
-class _Watch:
+class Watch:
     """Ends rows at a stop text, and tells how far the texts are."""
 
-    def __init__(self, tokenizer: Any, start: int, stop: Sequence[str], ends: set[int], on_step: Step | None) -> None:
+    def __init__(
+        self, tokenizer: Any, start: int, stop: Sequence[str], ends: set[int], on_step: Step | None = None
+    ) -> None:
         self._tokenizer, self._start, self._stop, self._on_step = tokenizer, start, tuple(stop), on_step
         self._ends = ends
         # A token may stand for a part of a character, so the last few are read together.
@@ -206,7 +209,8 @@ class _Watch:
 
         return StoppingCriteriaList([self]) if self._stop or self._on_step else None
 
-    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+    def __call__(self, input_ids: Any, scores: Any = None, **kwargs: Any) -> Any:
+        """bool [B]: rows of input_ids [B, S] that have ended; their first `start` ids are the prompt."""
         import torch
 
         new = input_ids[:, self._start :].tolist()
@@ -255,8 +259,9 @@ class _Force:
         return torch.zeros(0, self._vocabulary)
 
 
-def _generated(row: np.ndarray, tokenizer: Any, stop: Sequence[str], ends: set[int]) -> Generated:
-    new = row.tolist()
+def generated(row: np.ndarray, model: Any, tokenizer: Any, stop: Sequence[str] = ()) -> Generated:
+    """What new token ids [n] say, up to an end token or a stop text."""
+    new, ends = row.tolist(), end_ids(model, tokenizer)
     end = next((i for i, token in enumerate(new) if token in ends), len(new))
     whole = _decode(tokenizer, new[:end])
     text = cut(whole, stop)

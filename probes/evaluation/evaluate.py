@@ -6,6 +6,7 @@ print(found.frame())
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from probes.errors import UsageError
 from probes.evaluation.arms import BASELINE, Arm, arms_of, check_arms, controls, step_by_step
 from probes.evaluation.items import Item, encode_items, items_hash, read_items
-from probes.evaluation.results import Row, rows_of
+from probes.evaluation.results import Row, infinite, rows_of
 from probes.evaluation.score import Record, Scorer
 from probes.evaluation.workfile import WorkFile
 from probes.generation import Decoding
@@ -29,7 +30,7 @@ Progress = Callable[[int, int, str], None]  # batches done, all batches, the arm
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result. rows: one per task, arm and measure; items: one per task, item and arm; arms: name -> its specs."""
+    """The result. rows: one per task, arm, measure; items: one per task, item, arm; arms: name -> what it does."""
 
     rows: list[Row]
     items: list[dict[str, Any]]
@@ -79,7 +80,7 @@ def evaluate(
 
     model          a folder or hub name (with `load`: dtype, device, revision, …), or a loaded one with its `tokenizer`
     tasks          files of items: text with a target, with choices, or alone (see `probes.evaluation.items`)
-    interventions  one arm each; what is written `A + B`, and a file of several, acts together
+    interventions  one arm each, decoding strategies too; what is written `A + B`, and a file of several, is one arm
     control_seeds  how many random controls each arm gets
     stop           texts that end an answer; join: what stands between a text and its target ("auto", "space", "none")
     trace, run_id  the recording that recipes among the interventions ask
@@ -101,7 +102,7 @@ def evaluate(
     compared = [Arm(BASELINE), *(one for arm in arms for one in (arm, *controls(arm, routers, control_seeds, seed)))]
     check_arms(compared, model, tokenizer)
     items = encode_items(prompts, model, tokenizer, max_new_tokens=max_new_tokens, join=join)
-    scorer = Scorer(model, tokenizer, decoding, batch_size, any(step_by_step(arm.specs) for arm in compared))
+    scorer = Scorer(model, tokenizer, decoding, batch_size, any(map(step_by_step, compared)))
     settings = _settings(source, model, tokenizer, items, scorer, join)
     work = WorkFile(resume, settings)
     _ask(scorer, items, compared, work, progress)
@@ -110,9 +111,9 @@ def evaluate(
     return Evaluation(
         rows,
         _item_rows(items, compared, records),
-        {arm.name: [spec.as_dict() for spec in arm.specs] for arm in compared},
+        {arm.name: json.loads(arm.key) for arm in compared},
         {**settings, "control_seeds": control_seeds, "seed": seed},
-        _notes(scorer, rows),
+        [*infinite(records, compared), *_notes(scorer, rows)],
     )
 
 

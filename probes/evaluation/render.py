@@ -57,4 +57,4 @@ def spread(value: float | None, low: float | None, high: float | None, sign: str
 def _number(value: float | None, sign: str = "") -> str:
     if value is None:
         return "-"
-    return format(value, f"{sign}.3f") if abs(value) < 1000 else format(value, f"{sign}.3g")
+    return format(value, f"{sign}.4f" if abs(value) < 10 else f"{sign}.2f" if abs(value) < 10_000 else f"{sign}.3g")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -75,13 +75,29 @@ def _measured(
     weights = resamples(len(base.num), seed)
     for arm in arms:
         mine = sums[arm.name]
-        if arm.control_of is None and mine is not None and (measure.tested or arm.name != BASELINE):
+        if arm.control_of is None and _known(mine) and (measure.tested or arm.name != BASELINE):
             row = _row(task, arm.name, measure, mine, weights)
             if arm.name != BASELINE:
                 row = _compared(row, measure, mine, base, weights, seed)
-                around = [s for other in arms if other.control_of == arm.name and (s := sums[other.name]) is not None]
+                around = [s for other in arms if other.control_of == arm.name and _known(s := sums[other.name])]
                 row = _controlled(row, measure, mine, around, weights, seed) if around else row
             yield row
+
+
+def _known(sums: Sums | None) -> TypeGuard[Sums]:
+    return sums is not None and not np.isnan(sums.num).any()
+
+
+def infinite(records: dict[str, list[Record]], arms: list[Arm]) -> list[str]:
+    """What could not be reported, in words."""
+    found = []
+    for arm in arms:
+        for measure, key in (("perplexity", "nll"), ("kl", "kl")):
+            some = [record for record in records[arm.name] if record.get(key, 0.0) is None]
+            if some:
+                where = f"{len(some)} of {len(records[arm.name])} items"
+                found.append(f"{arm.name}: no {measure}, it is infinite in {where} (tokens ruled out altogether)")
+    return found
 
 
 def _sums(records: list[Record], task: str, measure: Measure) -> Sums | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 
 from probes.evaluation.arms import Arm, reseeded
 from probes.evaluation.items import Item, answer_of
+from probes.evaluation.strategies import read, write
 from probes.generation import Decoding, distributions, generate, kl
 
 if TYPE_CHECKING:
@@ -40,25 +42,26 @@ class Scorer:
 
         specs = reseeded(arm.specs, number)
         with steer(self.model, specs, tokenizer=self.tokenizer) if specs else nullcontext():
-            found, chosen = self._targets(items)
-            written = self._written(items)
+            found, chosen = self._targets(items, arm)
+            written = self._written(items, arm)
         records = [self._record(item, log_p) for item, log_p in zip(items, found, strict=True)]
         for record, log_p, before in zip(records, found, base or found, strict=True):
-            record["kl"] = 0.0 if base is None else float(kl(before, log_p).sum())
+            record["kl"] = 0.0 if base is None else _finite(float(kl(before, log_p).sum()))
         for record, more, text in zip(records, chosen, written, strict=True):
             record |= {**more, **text}
         return records, found
 
     def _record(self, item: Item, log_p: torch.Tensor) -> Record:
-        return {"task": item.task, "item": item.number, "nll": _nll(log_p, item.target), "n": len(item.target)}
+        nll = _finite(_nll(log_p, item.target))
+        return {"task": item.task, "item": item.number, "nll": nll, "n": len(item.target)}
 
-    def _targets(self, items: Sequence[Item]) -> tuple[list[torch.Tensor], list[Record]]:
+    def _targets(self, items: Sequence[Item], arm: Arm) -> tuple[list[torch.Tensor], list[Record]]:
         """Distributions over each item's target, and of multiple choice which was taken."""
         if items[0].kind != "choice":
             pairs = [(item.before_target, item.target) for item in items]
-            return self._distributions(pairs), [{} for _ in items]
+            return self._distributions(pairs, arm), [{} for _ in items]
         pairs = [(item.ids, c) for item in items for c in item.continuations]
-        flat, start, found, records = self._distributions(pairs), 0, [], []
+        flat, start, found, records = self._distributions(pairs, arm), 0, [], []
         for item in items:
             mine = flat[start : start + len(item.continuations)]
             start += len(item.continuations)
@@ -69,18 +72,25 @@ class Scorer:
             records.append({"chosen": choice == item.right_choice, "output": item.prompt.choices[choice]})
         return found, records
 
-    def _distributions(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[torch.Tensor]:
+    def _distributions(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]], arm: Arm) -> list[torch.Tensor]:
         size = self.batch_size or len(pairs)
         found: list[torch.Tensor] = []
         for i in range(0, len(pairs), max(size, 1)):
             befores, targets = zip(*pairs[i : i + size], strict=True)
-            found += distributions(self.model, self.tokenizer, befores, targets, stepwise=self.stepwise)
+            if arm.strategy is not None:
+                found += read(self.model, self.tokenizer, befores, targets, arm.strategy)
+            else:
+                found += distributions(self.model, self.tokenizer, befores, targets, stepwise=self.stepwise)
         return found
 
-    def _written(self, items: Sequence[Item]) -> list[Record]:
+    def _written(self, items: Sequence[Item], arm: Arm) -> list[Record]:
         if items[0].kind != "answer":
             return [{} for _ in items]
-        done = generate(self.model, self.tokenizer, [item.ids for item in items], self.decoding)
+        prompts = [item.ids for item in items]
+        if arm.strategy is not None:
+            done = write(self.model, self.tokenizer, prompts, self.decoding, arm.strategy)
+        else:
+            done = generate(self.model, self.tokenizer, prompts, self.decoding)
         return [
             {
                 "output": one.text,
@@ -90,6 +100,11 @@ class Scorer:
             }
             for item, one in zip(items, done, strict=True)
         ]
+
+
+def _finite(value: float) -> float | None:
+    """None for what is infinite: a strategy that rules tokens out gives them no probability at all."""
+    return value if math.isfinite(value) else None
 
 
 def _nll(log_p: torch.Tensor, target: np.ndarray) -> float:

@@ -44,7 +44,12 @@ def _flag(key: str) -> Callable[[dict[str, Any]], tuple[float, float] | None]:
 
 
 def _per_token(key: str) -> Callable[[dict[str, Any]], tuple[float, float] | None]:
-    return lambda record: (record[key], float(record["n"])) if record.get("n") else None
+    """What is infinite for an item (None in its record) is so for all: NaN, and no row is made of it."""
+    return lambda record: (_number(record[key]), float(record["n"])) if record.get("n") else None
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
 MEASURES = (

@@ -141,8 +141,9 @@ def test_controls_of_the_nameless_choose_at_random_in_the_same_scope():
 def test_batches_draw_for_themselves_and_decoding_is_read_in_steps():
     first, second = (reseeded([parse("random")], batch)[0].scope.seed for batch in (0, 1))
     assert first != second
-    assert step_by_step([parse("random:phase=decode")])
-    assert not step_by_step([parse("random"), parse("top_k:k=1")])
+    assert step_by_step(arm_of("random:phase=decode"))
+    assert step_by_step(arm_of("contrast"))
+    assert not step_by_step(arm_of("random + top_k:k=1"))
 
 
 @pytest.mark.parametrize(
