@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,11 @@ import streamlit as st
 
 from store import page_queries
 
+if TYPE_CHECKING:
+    from probes.sampling import Sampled
+
 RECORDING = ("recording", "running")  # run states in which more is still coming
+SAMPLE_ROWS = 200_000  # (token, layer) rows that an answer reads where the stored sums are not enough
 READ_SECONDS = 15.0  # a recorder holds the file for moments; longer than this and the page says so
 
 
@@ -76,6 +80,36 @@ def load(trace: TraceFile, run_id: int) -> pd.DataFrame:
     frame["share"] = frame["count"] / total.where(total > 0)
     frame["ratio"] = frame["share"] * frame.groupby("layer")["expert"].transform("size")
     return frame
+
+
+@st.cache_data(show_spinner="Reading a sample of the trace …", max_entries=64)
+def analysis(trace: TraceFile, run_id: int, metric: str, **params: Any) -> Sampled:
+    """The table of a metric, and how much of the run it rests on: a bounded part, so that nobody waits for a page.
+
+    params: as `probes.analyze` takes them, and `most_rows` for a larger or smaller part. Raises ProbeError where the
+    trace lacks what the metric needs.
+    """
+    from probes.sampling import sampled
+
+    return sampled(open_file(trace), metric, run_id, **params)
+
+
+def analysis_or_why(trace: TraceFile, run_id: int, metric: str, **params: Any) -> Sampled | str:
+    """The same, or the sentence that says what the trace lacks."""
+    from probes.errors import ProbeError
+
+    try:
+        return analysis(trace, run_id, metric, **params)
+    except ProbeError as error:
+        return str(error)
+
+
+@st.cache_data(show_spinner=False, max_entries=32)
+def drawn(trace: TraceFile, run_id: int, most_rows: int = SAMPLE_ROWS) -> tuple[list[int], int]:
+    """Numbers of whole sequences drawn evenly, at most `most_rows` (token, layer) rows together, and their tokens."""
+    most_tokens = max(1, most_rows // max(1, len(layers(trace, run_id))))
+    frame = open_file(trace).drawn(run_id, most_tokens)
+    return frame["sequence_id"].tolist(), int(frame["n_tokens"].sum())
 
 
 @st.cache_resource(show_spinner=False, max_entries=8)

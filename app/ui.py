@@ -15,11 +15,14 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, state
+from app.cells import Safe, href, link
 from app.theme import COLORS
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+NOTHING_YET = "No routing has been recorded yet. The page fills by itself while the recording goes on."
+__all__ = ["Safe", "href", "link"]  # from app.cells, for the pages
 STYLE = (Path(__file__).parent / "components" / "page.css").read_text("utf-8")
 
 
@@ -73,6 +76,14 @@ def section(title: str, says: str = "") -> None:
     st.html(f'<h2 class="rw-section">{escape(title)}</h2><p class="rw-says">{escape(says)}</p>')
 
 
+def pick_layer(here: Any, label: str = "Layer", width: float = 0.22) -> int:
+    """The layer this page is about, bound to the URL; the middle one where none is chosen."""
+    layers = [int(layer) for layer in here.layers["layer"]]
+    column, _ = st.columns([width, 1 - width])
+    with column:
+        return state.pick(label, "layer", layers, default=layers[len(layers) // 2], clears=("expert",))
+
+
 def facts(groups: dict[str, dict[str, str]]) -> None:
     """Named groups of name–value pairs, side by side where there is room."""
     blocks = ""
@@ -101,6 +112,20 @@ def quiet(text: str) -> None:
 def note(text: str) -> None:
     """A quiet remark in the place of something that is not there."""
     st.html(f'<div class="rw-note">{escape(text)}</div>')
+
+
+def nothing_yet(recording: bool) -> None:
+    """In the place of a page about a run that holds no routing."""
+    note(
+        "No routing has been recorded yet. The page fills by itself while the recording goes on."
+        if recording
+        else "This run holds no routing. Was the recording interrupted before its first batch?"
+    )
+
+
+def problem(text: str) -> None:
+    """What went wrong with what was asked for, in a line; screen readers say it at once."""
+    st.html(f'<div class="rw-problem" role="alert">{escape(text)}</div>')
 
 
 def full_state(title: str, text: str, command: str = "") -> None:

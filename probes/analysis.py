@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from probes.errors import ProbeError, UsageError
 from probes.metrics import discover, get
 from probes.metrics.bootstrap import SEED
 from probes.metrics.chunk import MOMENTS, WEIGHTS, About, PairedArrays
-from probes.metrics.function import PER_TOKEN_LAYER, SCORES
+from probes.metrics.function import PER_EXPERT, PER_TOKEN_LAYER, SCORES
 from probes.metrics.permutation import PERMUTATIONS, Permuted, with_noise
 from probes.metrics.registry import LEVELS, Column, Metric
 from probes.metrics.run import run
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 96 * 2**20
 PAIR = ("against", "against_trace")
 MOST_ROWS = 1_000_000
-PER_LAYER = ("experts", "weights", "logits", "output_norm", "output_absmax", *PER_TOKEN_LAYER)
+PER_LAYER = ("experts", "weights", "logits", "output_norm", "output_absmax", "expert_norm", *PER_TOKEN_LAYER)
 PER_TOKEN = ("token_id", "predicted_id", "token", "label")
 COMMON_COLUMNS = (
     Column("label", "name", "label of the sequences; null = those without one"),
@@ -49,40 +49,70 @@ def analyze(
     layers: Any = None,
     by: str | None = None,
     test: bool = False,
+    sequences: Sequence[int] | None = None,
     **params: Any,
 ) -> pd.DataFrame:
     """The table of one metric over one run of a trace (a path or an open trace).
 
     layers: the model's own indices, as a sequence or as text ("0-7,12"). by: what to group by ("label"). test: add p
-    and q of differences between labels (labels dealt out anew among the sequences). params: the metric's own options;
-    ci, resamples, seed; for a metric that compares two runs against (a run id) and against_trace. Raises UsageError
-    for a wrong name or value, ProbeError where the trace lacks what the metric needs. `attrs` of the result hold
-    metric, params, run_id and columns.
+    and q of differences between labels (labels dealt out anew among the sequences). sequences: read only those with
+    these numbers (`probes.sampling` draws some); the stored sums, which are of the whole run, are then left alone.
+    params: the metric's own options; ci, resamples, seed; for a metric that compares two runs against (a run id) and
+    against_trace. Raises UsageError for a wrong name or value, ProbeError where the trace lacks what the metric needs.
+    `attrs` of the result hold metric, params, run_id and columns.
     """
-    declared = get(metric)
-    common: dict[str, Any] = {name: params.pop(name) for name in ("ci", "resamples", "seed") if name in params}
-    pair = {name: params.pop(name, None) for name in PAIR if declared.paired or declared.across}
-    options = declared.checked(params)
-    source_trace = opened(trace)
-    source = TraceSource(source_trace, run_id, layers)
-    source.asked = (declared, options)
-    named = [options[name] for name in declared.tags]
-    if tags := [name for name in named if "=" in name and name not in source.label_names]:
-        source = TaggedSource(source, named, tags)
-    if declared.paired:
-        source = PairedSource(source, _second(source_trace, source, **pair))
-    elif any(value is not None for value in pair.values()):
-        source = RunsSource(source, _second(source_trace, source, **pair))
-    frame = run(declared, source, options, by=by, **common)
-    if test:
-        frame = _tested(frame, declared, source, options, common.get("seed", SEED))
+    asked = Asked.of(metric, layers=layers, by=by, test=test, **params)
+    source = TraceSource(opened(trace), run_id, layers, sequences)
+    frame = asked.table(source)
+    chosen = {} if sequences is None else {"sequences": source.sequences}
     frame.attrs = {
-        "metric": declared.name,
-        "params": _params(options, {"by": by, "layers": layers, "test": test, **pair}, common),
+        "metric": asked.metric.name,
+        "params": asked.params() | chosen,
         "run_id": source.run_id,
-        "columns": [_described(declared, name) for name in frame.columns],
+        "columns": [_described(asked.metric, name) for name in frame.columns],
     }
     return frame
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A metric with all that was asked of it. pair: the run to compare with; common: ci, resamples, seed."""
+
+    metric: Metric
+    options: Mapping[str, Any]
+    layers: Any
+    by: str | None
+    test: bool
+    pair: Mapping[str, Any]
+    common: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, metric: str, layers: Any = None, by: str | None = None, test: bool = False, **params: Any) -> Asked:
+        """As `analyze` takes it. Raises UsageError for a wrong name or value."""
+        declared = get(metric)
+        common: dict[str, Any] = {name: params.pop(name) for name in ("ci", "resamples", "seed") if name in params}
+        pair = {name: params.pop(name, None) for name in PAIR if declared.paired or declared.across}
+        return cls(declared, declared.checked(params), layers, by, test, pair, common)
+
+    def params(self) -> dict[str, Any]:
+        """All of it, as the `attrs` of a table and a saved result say it."""
+        return _params(
+            self.options, {"by": self.by, "layers": self.layers, "test": self.test, **self.pair}, self.common
+        )
+
+    def table(self, source: TraceSource) -> pd.DataFrame:
+        """The metric's table over a source."""
+        source.asked = (self.metric, self.options)
+        named = [self.options[name] for name in self.metric.tags]
+        if tags := [name for name in named if "=" in name and name not in source.label_names]:
+            source = TaggedSource(source, named, tags)
+        if self.metric.paired:
+            source = PairedSource(source, _second(source, **self.pair))
+        elif any(value is not None for value in self.pair.values()):
+            source = RunsSource(source, _second(source, **self.pair))
+        frame = run(self.metric, source, self.options, by=self.by, **self.common)
+        seed = self.common.get("seed", SEED)
+        return _tested(frame, self.metric, source, self.options, seed) if self.test else frame
 
 
 def _tested(
@@ -166,28 +196,54 @@ class TraceSource:
     """One run of a trace, as metrics take it: its shape, its labels, its chunks and its stored sums.
 
     `asked`: for which metric, with which options, so that what is missing can be told from what it is needed for.
+    `sequences`: the only ones read, None for all; what is kept for a run as a whole (moments of the outputs) stays that
+    of the whole run. `sums_of_all`: whether its stored sums may answer too. `passes`: tokens read, per reading.
     """
 
     asked: tuple[Metric, Mapping[str, Any]] | None = None
+    sums_of_all = False
 
-    def __init__(self, trace: Any, run_id: int | None = None, layers: Any = None) -> None:
+    def __init__(
+        self, trace: Any, run_id: int | None = None, layers: Any = None, sequences: Sequence[int] | None = None
+    ) -> None:
         self.trace = trace
         self.run = trace.run(run_id)
         self.run_id = int(self.run["run_id"])
         self.label_names = tuple(trace.label_names(self.run_id))
         self.n_sequences = int(self.run["n_sequences"])
+        self.passes: list[int] = []
+        self.sequences = None if sequences is None else self._there(sequences)
         every = trace.layers(self.run_id)
         every = every[every["is_moe"].astype(bool)].sort_values("layer")
         rows = every if layers is None else every[every["layer"].isin(_known(layers_of(layers), every["layer"]))]
         self._all = len(rows) == len(every)
-        self._position = np.flatnonzero(every["layer"].isin(rows["layer"]))
+        self.position = np.flatnonzero(every["layer"].isin(rows["layer"]))
         self.about = _about(rows, self.run)
+
+    def _there(self, sequences: Sequence[int]) -> list[int]:
+        """The sequences to read, which the run must hold."""
+        from store.finding_queries import sequence_labels
+
+        wanted = sorted({int(x) for x in sequences})
+        missing = set(wanted) - set(sequence_labels(self.trace, self.run_id)["sequence_id"].tolist())
+        if missing or not wanted:
+            what = f"no sequence {min(missing)} with tokens in run {self.run_id}" if missing else "no sequences to read"
+            raise UsageError(f"sequences: {what}")
+        self.n_sequences = len(wanted)
+        return wanted
 
     def sequence_codes(self) -> np.ndarray:
         """[S] the number of the label (-1: none) of each sequence that has tokens, in the order `chunks` reads them."""
         from store.finding_queries import sequence_labels
 
-        return sequence_labels(self.trace, self.run_id)
+        rows = sequence_labels(self.trace, self.run_id)
+        return rows["label_id"].to_numpy()[self._chosen_rows(rows)]
+
+    def _chosen_rows(self, rows: Any) -> np.ndarray:
+        """[S] bool: which of these rows of sequences are read."""
+        return (
+            np.ones(len(rows), bool) if self.sequences is None else rows["sequence_id"].isin(self.sequences).to_numpy()
+        )
 
     def chunks(self, needs: tuple[str, ...]) -> Iterator[RoutingArrays]:
         """Whole sequences, at most about CHUNK_BYTES of arrays at a time."""
@@ -196,7 +252,10 @@ class TraceSource:
         whole: dict[str, Any] = self._moments() if set(MOMENTS) & set(needs) else {}
         whole |= self._weights() if set(WEIGHTS) & set(needs) else {}
         empty = {name for name in needs if not name.endswith("?") and name != "label"} - set(whole)
-        for chunk in self.trace.chunks(self.run_id, layers=layers, columns=columns, max_rows=self._rows(columns)):
+        where = {"layers": layers, "columns": columns, "max_rows": self._rows(columns), "sequences": self.sequences}
+        self.passes.append(0)
+        for chunk in self.trace.chunks(self.run_id, **where):
+            self.passes[-1] += len(chunk["sequence_id"])
             empty -= {name for name in empty if _has_values(chunk.get(name))}
             yield self._arrays(chunk, whole)
         if empty:
@@ -209,8 +268,9 @@ class TraceSource:
         level = LEVELS.get(name.removeprefix("other_"))
         if level is None:
             return ProbeError(text)
-        asked = level if self.asked is None else f"for={self.asked[0].name}"
-        return ProbeError(f"{text}: record again with --capture {asked}" + (f" (level {level})" if self.asked else ""))
+        if self.asked is None or level not in self.asked[0].levels():
+            return ProbeError(f"{text}: record again with level {level} in --capture")
+        return ProbeError(f"{text}: record again with --capture for={self.asked[0].name} (level {level})")
 
     def _weights(self) -> Mapping[str, Any]:
         """Weights of the model that was recorded, which a trace does not hold."""
@@ -247,7 +307,7 @@ class TraceSource:
 
     def _rows(self, columns: tuple[str, ...]) -> int:
         """(token, layer) rows per chunk."""
-        width = {"logits": 4 * self.about.num_experts, "experts": 2 * self.about.top_k}
+        width = {**dict.fromkeys(PER_EXPERT, 4 * self.about.num_experts), "experts": 2 * self.about.top_k}
         per_layer = sum(width.get(name, 4 * self.about.top_k) for name in columns)
         return min(MOST_ROWS, max(4096, CHUNK_BYTES // max(1, per_layer)))
 
@@ -265,7 +325,9 @@ class TraceSource:
         )
 
     def aggregates(self) -> Mapping[str, Any] | None:
-        """The additive sums of the run, of the chosen layers; None where the trace has none."""
+        """The additive sums of the run, of the chosen layers; None where the trace has none, or not all is wanted."""
+        if self.sequences is not None and not self.sums_of_all:
+            return None
         stored = self.trace.aggregates(self.run_id)
         if not stored:
             return None
@@ -277,7 +339,7 @@ class TraceSource:
         return found
 
     def _chosen(self, value: Any) -> Any:
-        return value[self._position] if not self._all and isinstance(value, np.ndarray) and value.ndim > 1 else value
+        return value[self.position] if not self._all and isinstance(value, np.ndarray) and value.ndim > 1 else value
 
 
 class TaggedSource(TraceSource):
@@ -297,7 +359,7 @@ class TaggedSource(TraceSource):
             if (self._codes[mine] >= 0).any():
                 raise UsageError(f"the sets {names[0]} and {names[1]} share sequences; they must not")
             self._codes[mine] = code
-        self._read = (rows["n_tokens"] > 0).to_numpy()
+        self._read = (rows["n_tokens"] > 0).to_numpy() & self._chosen_rows(rows)
 
     def sequence_codes(self) -> np.ndarray:
         return self._codes[self._read]
@@ -323,11 +385,13 @@ def _spelled(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _second(trace: Any, first: TraceSource, against: int | None, against_trace: Any) -> TraceSource:
+def _second(first: TraceSource, against: int | None, against_trace: Any) -> TraceSource:
     """The run to compare with: it has the same layers, experts and k, or the comparison makes no sense."""
     if against is None and against_trace is None:
         raise UsageError("this compares two runs: give --against RUN (or --against-trace TRACE)")
-    other = TraceSource(trace if against_trace is None else opened(against_trace), against, first.about.layers)
+    trace = first.trace if against_trace is None else opened(against_trace)
+    other = TraceSource(trace, against, first.about.layers, first.sequences)
+    other.sums_of_all = first.sums_of_all
     a, b = first.about, other.about
     if (a.num_experts, a.top_k) != (b.num_experts, b.top_k):
         shapes = f"{a.top_k} of {a.num_experts} experts against {b.top_k} of {b.num_experts}"
@@ -351,11 +415,15 @@ class PairedSource(TraceSource):
             columns = ("experts", *(name.rstrip("?") for name in logits))
             layers = [int(x) for x in self.about.layers]
             where = {"layers": layers, "columns": columns, "sequences": wanted, "max_rows": 2**62}
-            parts = list(self.other.trace.chunks(self.other.run_id, **where))
+            parts = list(self.other.trace.chunks(self.other.run_id, **where)) or [self._nothing(columns)]
             other = {name: np.concatenate([p[name] for p in parts]) for name in (*columns, "sequence_id", "token_id")}
             self._same_tokens(arrays, other)
             fields = {f.name: getattr(arrays, f.name) for f in dataclasses.fields(arrays)}
             yield PairedArrays(**fields, other_experts=other["experts"], other_logits=other.get("logits"))
+
+    def _nothing(self, columns: tuple[str, ...]) -> dict[str, np.ndarray]:
+        """A chunk of no tokens, where the other run has none of the sequences."""
+        return {name: np.empty(0, np.int64) for name in (*columns, "sequence_id", "token_id")}
 
     def _same_tokens(self, arrays: RoutingArrays, other: Mapping[str, np.ndarray]) -> None:
         same = np.array_equal(arrays.sequence_id, other["sequence_id"])
@@ -420,11 +488,12 @@ def _has_values(values: Any) -> bool:
 def _known(wanted: list[int], layers: Any) -> list[int]:
     missing = sorted(set(wanted) - set(layers.tolist()))
     if missing:
-        raise UsageError(f"--layers: the run has no MoE layer {missing[0]}; it has {_ranges(sorted(layers.tolist()))}")
+        raise UsageError(f"--layers: the run has no MoE layer {missing[0]}; it has {ranges(sorted(layers.tolist()))}")
     return wanted
 
 
-def _ranges(numbers: list[int]) -> str:
+def ranges(numbers: list[int]) -> str:
+    """`0-7`, or each number where some between are left out."""
     if numbers == list(range(numbers[0], numbers[-1] + 1)):
         return f"{numbers[0]}-{numbers[-1]}"
     return ", ".join(map(str, numbers))
@@ -441,6 +510,7 @@ def _about(rows: Any, run_row: Mapping[str, Any]) -> About:
         top_k=int(rows["top_k"].max()),
         scores=tuple(_score_rule(text) for text in gating),
         num_hidden_layers=int(depth) if depth is not None and depth == depth else None,
+        shared_experts=tuple(rows["shared_experts"].fillna(0).astype(int)),
     )
 
 

@@ -9,27 +9,28 @@ import numpy as np
 import pyarrow as pa
 
 from store import queries
-from store.batch import HIDDEN
+from store.batch import HIDDEN, SHARED
 from store.encode import TYPES, logits_column, unpack_logits
 
 SLOTS = {"experts": "experts", "weights": "weights", "output_norm": "output_norms", "output_absmax": "output_absmaxes"}
 SCALARS = ("entropy", "margin", "input_absmax")
-COLUMNS = (*SLOTS, "logits", *SCALARS, *HIDDEN)
+ON_REQUEST = {"hidden": HIDDEN, "shared": SHARED, "expert_norms": ("expert_norm",)}  # in tables of their own
+COLUMNS = (*SLOTS, "logits", *SCALARS, *(name for names in ON_REQUEST.values() for name in names))
 Sequence_ = tuple[int, int, int]  # sequence_id, n_tokens, label_id
 
 
 def sequence_groups(listed: Iterable[Sequence_], wanted: set[int] | None, max_tokens: int) -> Iterator[list[Sequence_]]:
-    """Consecutive sequences, together at most `max_tokens` tokens (or one longer sequence)."""
+    """The wanted sequences in order, together at most `max_tokens` tokens (or one longer sequence)."""
     group: list[Sequence_] = []
     size = 0
     for sequence in listed:
-        skipped = wanted is not None and sequence[0] not in wanted
-        if group and (skipped or size + sequence[1] > max_tokens):
+        if wanted is not None and sequence[0] not in wanted:
+            continue
+        if group and size + sequence[1] > max_tokens:
             yield group
             group, size = [], 0
-        if not skipped:
-            group.append(sequence)
-            size += sequence[1]
+        group.append(sequence)
+        size += sequence[1]
     if group:
         yield group
 
@@ -37,20 +38,21 @@ def sequence_groups(listed: Iterable[Sequence_], wanted: set[int] | None, max_to
 def read_chunk(
     con: Any, run_id: int, info: Any, group: Sequence[Sequence_], columns: Sequence[str], words: dict[int, str]
 ) -> dict[str, np.ndarray]:
-    """The arrays of consecutive sequences; `info` is the layers frame of the layers wanted."""
-    first, last = group[0][0], group[-1][0]
-    chunk = _tokens(con, run_id, group, words)
+    """The arrays of some sequences in order; `info` is the layers frame of the layers wanted."""
+    chosen, only = _which(con, run_id, group)
+    chunk = _tokens(con, [run_id, *chosen], only, group, words)
     chunk["layers"] = info.layer.to_numpy(np.int64)
     total = len(chunk["sequence_id"])
     names = [SLOTS[c] for c in columns if c in SLOTS] + [c for c in columns if c in SCALARS]
     names += _logits_columns(info) if "logits" in columns else []
-    query = queries.ROUTING.format(columns=", ".join(names or ["1"]))
+    query = queries.ROUTING.format(columns=", ".join(names or ["1"]), only=only)
     layers = info.layer.tolist()
-    shape, where = (total, len(layers)), [run_id, first, last, layers]
-    routing = [name for name in columns if name not in HIDDEN]
-    measured = [name for name in columns if name in HIDDEN]
-    hidden = queries.HIDDEN.format(columns=", ".join(measured))
-    for wanted, sql in ((routing, query), (measured, hidden)):
+    shape, where = (total, len(layers)), [run_id, *chosen, layers]
+    routing = [name for name in columns if name in (*SLOTS, *SCALARS, "logits")]
+    asked = [
+        _on_request(table, [name for name in columns if name in names], only) for table, names in ON_REQUEST.items()
+    ]
+    for wanted, sql in ((routing, query), *asked):
         if wanted:
             table = con.sql(sql, params=where).to_arrow_table()
             place = _place(chunk, table, info)
@@ -58,8 +60,22 @@ def read_chunk(
     return chunk
 
 
-def _tokens(con: Any, run_id: int, group: Sequence[Sequence_], words: dict[int, str]) -> dict[str, np.ndarray]:
-    table = con.sql(queries.TOKENS, params=[run_id, group[0][0], group[-1][0]]).to_arrow_table()
+def _on_request(table: str, wanted: list[str], only: str) -> tuple[list[str], str]:
+    stored = ["norms AS expert_norm" if name == "expert_norm" else name for name in wanted]
+    return wanted, queries.ON_REQUEST.format(columns=", ".join(stored), table=table, only=only)
+
+
+def _which(con: Any, run_id: int, group: Sequence[Sequence_]) -> tuple[list[Any], str]:
+    """First and last id, the ids themselves where there are others between, and the condition for these."""
+    ids = [sequence[0] for sequence in group]
+    between = con.execute(queries.BETWEEN, [run_id, ids[0], ids[-1]]).fetchall()[0][0]
+    return ([ids[0], ids[-1]], "") if between == len(ids) else ([ids[0], ids[-1], ids], queries.ONLY)
+
+
+def _tokens(
+    con: Any, where: list[Any], only: str, group: Sequence[Sequence_], words: dict[int, str]
+) -> dict[str, np.ndarray]:
+    table = con.sql(queries.TOKENS.format(only=only), params=where).to_arrow_table()
     chunk = {"sequence_id": _ints(table["sequence_id"]), "position": _ints(table["position"])}
     chunk |= {name: _ints(table[name]) for name in ("token_id", "predicted_id", "phase")}
     chunk["logprob"] = _floats(table["logprob"])
@@ -104,9 +120,13 @@ def _place(chunk: dict[str, np.ndarray], table: Any, info: Any) -> np.ndarray:
 def _column(name: str, table: Any, place: np.ndarray, shape: tuple[int, int], info: Any) -> np.ndarray:
     if name == "logits":
         return _logits(table, place, shape, info)
-    if name in SCALARS or name in HIDDEN:
+    if name in (*SCALARS, *HIDDEN, *SHARED):
         out = np.full(shape, np.nan, np.float32)
         out.reshape(-1)[place] = _floats(table[name])
+        return out
+    if name == "expert_norm":
+        out = np.full((*shape, int(info.num_experts.max())), np.nan, np.float32)
+        _scatter(out.reshape(-1, out.shape[-1]), table[name].combine_chunks(), place)
         return out
     k = int(info.top_k.max())
     out = _no_experts((*shape, k), info) if name == "experts" else np.full((*shape, k), np.nan, np.float32)

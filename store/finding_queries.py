@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 
-def sequence_labels(trace: Any, run_id: int) -> np.ndarray:
-    """[S] the label's number (-1: none) of each sequence that has tokens, in the order `chunks` reads them."""
+def sequence_labels(trace: Any, run_id: int) -> pd.DataFrame:
+    """sequence_id, label_id (-1: none) of each sequence that has tokens, in the order `chunks` reads them."""
     return trace.sql(
-        "SELECT label_id FROM raw.sequences WHERE run_id = ? AND n_tokens > 0 ORDER BY sequence_id", [run_id]
-    )["label_id"].to_numpy()
+        "SELECT sequence_id, label_id FROM raw.sequences WHERE run_id = ? AND n_tokens > 0 ORDER BY sequence_id",
+        [run_id],
+    )
 
 
 def sequence_entropy(trace: Any, run_id: int) -> pd.DataFrame:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from store import database
 from store.errors import TraceError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOST_ROWS = 1_000_000
 
@@ -43,6 +46,23 @@ def save_result(
         con.executemany("INSERT INTO raw.result_columns VALUES (?, ?, ?, ?, ?)", named)
         _insert_rows(con, number, rows)
     return number
+
+
+def saved_results(trace: Any, run_id: int, metric: str) -> list[dict[str, Any]]:
+    """result_id, params (a dict) and created_at (UTC) of the tables saved of a metric over a run, the newest first."""
+    sql = "SELECT result_id, params::VARCHAR, created_at FROM results WHERE run_id = ? AND metric = ?"
+    rows = trace.ask(lambda con: con.execute(f"{sql} ORDER BY 3 DESC, 1 DESC", [run_id, metric]).fetchall())
+    return [{"result_id": n, "params": json.loads(params), "created_at": at} for n, params, at in rows]
+
+
+def saved_table(trace: Any, result_id: int) -> pd.DataFrame:
+    """The rows of a saved table, its columns in their order; what is undefined is NaN."""
+    import pandas as pd
+
+    names = "SELECT name FROM result_columns WHERE result_id = ? ORDER BY place"
+    rows = "SELECT data::VARCHAR FROM result_rows WHERE result_id = ? ORDER BY row_number"
+    columns, data = trace.ask(lambda con: [con.execute(sql, [result_id]).fetchall() for sql in (names, rows)])
+    return pd.DataFrame([json.loads(text) for (text,) in data], columns=[name for (name,) in columns])
 
 
 def _forget(con: Any, run_id: int, metric: str, params: str) -> None:

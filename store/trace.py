@@ -118,9 +118,10 @@ class Trace:
 
         Each chunk is a dict: sequence_id, position, label, token_id, predicted_id, phase [T] (-1: none), logprob [T],
         token [T] object, layers [L], and of `columns`: experts int16 [T, L, k]; weights, output_norm, output_absmax
-        float32 [T, L, k]; logits float32 [T, L, E]; entropy, margin, input_absmax, similarity, hidden_absmax,
-        hidden_absmedian float32 [T, L]. Missing is -1 or NaN.
-        Layers with fewer experts or a smaller k are filled up the same way.
+        float32 [T, L, k]; logits, expert_norm float32 [T, L, E]; entropy, margin, input_absmax, similarity,
+        hidden_absmax, hidden_absmedian, shared_absmax, shared_input_absmax float32 [T, L]. Missing is -1 or NaN.
+        Layers with fewer experts or a smaller k are filled up the same way. Of other than the `sequences` wanted
+        nothing is decoded.
         """
         run = self._id(run_id)
         unknown = set(columns) - set(COLUMNS)
@@ -132,6 +133,13 @@ class Trace:
         for group in sequence_groups(listed, wanted, max(1, max_rows // max(1, len(info)))):
             vocabulary = self._words(run)
             yield self.ask(lambda con, g=group, v=vocabulary: read_chunk(con, run, info, g, columns, v))
+
+    def drawn(self, run_id: int | None = None, most_tokens: int = MAX_ROWS) -> Any:
+        """DataFrame of sequence_id, n_tokens: whole sequences drawn evenly, together at most `most_tokens` tokens.
+
+        Drawn by a fixed hash of their numbers, so the same ones every time; at least one, all where they fit.
+        """
+        return self.sql(queries.DRAWN, [self._id(run_id), most_tokens])
 
     def _id(self, run_id: int | None) -> int:
         """The run's number, checked to be there (once: runs with rows do not go away)."""

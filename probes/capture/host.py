@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from probes.capture.discovery import MoELayer
-from probes.capture.forward import Hidden
+from probes.capture.forward import Hidden, Shared
+from probes.capture.shared import take_shared
 from probes.routing import NO_EXPERT, Routing
 
 PER_SLOT = ("weights", "output_norm", "output_absmax", "outputs")
@@ -23,12 +24,15 @@ class LayerArrays(NamedTuple):
     missing: str = ""
     hidden: Hidden | None = None
     router_inputs: np.ndarray | None = None
+    shared: Shared | None = None
+    expert_norm: np.ndarray | None = None
 
 
 def layer_arrays(kept: dict[str, list[torch.Tensor]], rows: int, found: MoELayer, weights: bool = True) -> LayerArrays:
     """Arrays of `rows` rows; rows the router did not see are filled with -1 and NaN."""
     if "experts" not in kept and "logits" not in kept:
         return LayerArrays(None, missing="its router did not run in this pass")
+    shared = take_shared(kept, rows)
     seen = _only(kept.pop("rows", None))
     tensors = {name: _joined(values, rows) for name, values in kept.items()}
     bf16 = "logits" in tensors and tensors["logits"].dtype == torch.bfloat16
@@ -45,7 +49,8 @@ def layer_arrays(kept: dict[str, list[torch.Tensor]], rows: int, found: MoELayer
     hidden = Hidden(*(arrays[n] for n in Hidden.__dataclass_fields__)) if "similarity" in arrays else None
     fields = {name: arrays.get(name) for name in ("weights", "logits", *PER_SLOT[1:], "input_absmax")}
     experts = arrays.get("experts", np.full((rows, found.top_k), NO_EXPERT))
-    return LayerArrays(Routing(experts, **fields), bf16, "", hidden, arrays.get("router_inputs"))
+    more = (hidden, arrays.get("router_inputs"), shared, arrays.get("expert_norm"))
+    return LayerArrays(Routing(experts, **fields), bf16, "", *more)
 
 
 def _only(values: list[torch.Tensor] | None) -> torch.Tensor | None:

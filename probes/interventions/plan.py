@@ -162,7 +162,7 @@ def refusal(declared: Intervention, report: LayerReport, calls: Calls, spec: Spe
     if "router" in declared.needs and (calls.topk is None or calls.module is not report.found.parts.router):
         return "its router cannot be asked for the weights of other experts"
     if declared.per_pass and spec is not None and spec.scope.by_token:
-        return "it acts on whole passes: positions, last, tokens and probability cannot limit it"
+        return "it acts on whole passes: positions, last, tokens, sequences and probability cannot limit it"
     return ""
 
 

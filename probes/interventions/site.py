@@ -87,6 +87,8 @@ class Pass:
         if scope.last is not None:
             position = self.position.view(self.inputs.batch, -1)
             chosen &= (position > position.amax(1, keepdim=True) - scope.last).reshape(-1) & (self.position >= 0)
+        if scope.sequences:
+            chosen &= torch.isin(self.sequence, torch.tensor(scope.sequences, device=device))
         if scope.tokens:
             chosen &= torch.isin(self.token_ids, torch.tensor(scope.tokens, device=device))
         if scope.probability < 1:
@@ -102,6 +104,7 @@ class Site:
     scoring    "softmax", "sigmoid" or "sqrtsoftplus": how the family turns logits into scores
     generator  random numbers of this intervention (on the host), seeded when steering begins
     logits     [T, E] as the router has them, after the edits before; None until the router ran
+    state      what an intervention keeps from one of its stages to the next, within a pass
     weigh      ids [T, n] -> weights [T, n] that the router's own code gives these experts
     """
 
@@ -118,6 +121,7 @@ class Site:
     hidden: Any = None
     run_expert: Callable[[Any, Any], Any] | None = None
     weigh: Callable[[Any], Any] | None = None
+    state: dict[str, Any] = field(default_factory=dict)
     _made: dict[Any, Any] = field(default_factory=dict)
 
     def kept(self, name: str, like: Any, make: Callable[[], Any]) -> Any:

@@ -18,7 +18,13 @@ from probes.errors import UsageError, unknown
 
 PHASES = ("all", "prefill", "decode")
 # What the singular of a scope's field is taken for.
-SINGULAR = {"layer": "layers", "expert": "experts", "position": "positions", "token": "tokens"}
+SINGULAR = {
+    "layer": "layers",
+    "expert": "experts",
+    "position": "positions",
+    "token": "tokens",
+    "sequence": "sequences",
+}
 FILES = (".json", ".yaml", ".yml")
 MAX_BYTES = 64 << 20  # a spec holds names and numbers; one with mean outputs or logit vectors stays far below
 
@@ -33,6 +39,7 @@ class Scope:
     positions    first and last position within the sequence, both included
     last         only the last so many tokens of what a pass is given
     tokens       only where the input token is one of these (ids; texts need the tokenizer)
+    sequences    only these rows of the batch, so that one batch can hold a sequence with and without the edit
     probability  share of the tokens, drawn at random with `seed`
     """
 
@@ -42,13 +49,15 @@ class Scope:
     positions: tuple[int, int] | None = None
     last: int | None = None
     tokens: tuple[int | str, ...] = ()
+    sequences: tuple[int, ...] = ()
     probability: float = 1.0
     seed: int = 0
 
     @property
     def by_token(self) -> bool:
         """Does it single out tokens within a pass?"""
-        return self.positions is not None or self.last is not None or bool(self.tokens) or self.probability < 1
+        by_place = self.positions is not None or self.last is not None
+        return by_place or bool(self.tokens) or bool(self.sequences) or self.probability < 1
 
     def experts_of(self, layer: int) -> tuple[int, ...]:
         """The experts named for `layer`, each once."""
@@ -207,6 +216,7 @@ def _scope(words: Mapping[str, Any], name: str) -> Scope:
         "positions": _positions,
         "last": lambda v: _one_whole(v, "last", 1),
         "tokens": _tokens,
+        "sequences": lambda v: tuple(dict.fromkeys(_whole(v, "sequences"))),
         "probability": _probability,
         "seed": lambda v: _one_whole(v, "seed", 0),
     }
@@ -215,7 +225,7 @@ def _scope(words: Mapping[str, Any], name: str) -> Scope:
         scope = Scope(**given)
     except UsageError as error:
         raise UsageError(f"{name}: {error}") from None
-    empty = [key for key in ("layers", "experts", "tokens") if key in words and not getattr(scope, key)]
+    empty = [key for key in ("layers", "experts", "tokens", "sequences") if key in words and not getattr(scope, key)]
     if empty:
         raise UsageError(f"{name}: the scope is empty: no {empty[0]} are named")
     return scope

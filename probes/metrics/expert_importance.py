@@ -23,12 +23,12 @@ times the mean weight 1.1/2 for the fusion: √2·0.55.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from probes.errors import UsageError
-from probes.metrics.activations import count_experts
+from probes.metrics.activations import count_experts, stored_counts
 from probes.metrics.chunk import MOMENTS, About, Chunk
 from probes.metrics.registry import Column, Counts, Metric, Option, Options
 from probes.metrics.tables import axes, coverage, grid, ratio
@@ -47,6 +47,24 @@ NEEDS = {
     "mone_variance": MOMENTS,
     "mone": ("weights", *MOMENTS),
     "max_activation": ("output_absmax",),
+}
+
+# Criterion -> the sums stored with a trace that it is made of, and what `count` calls them.
+STORED: dict[str, tuple[str, ...]] = {
+    "frequency": (),
+    "soft_frequency": ("sum_weight",),
+    "ean": ("sum_norm", "n_norm"),
+    "ean_mean": ("sum_norm", "n_norm"),
+    "reap": ("sum_weight_norm", "n_norm"),
+    "max_activation": ("max_abs_output",),
+}
+_SAME_AS = {
+    "weight": "sum_weight",
+    "norm": "sum_norm",
+    "n_norm": "n_norm",
+    "product": "sum_weight_norm",
+    "n_product": "n_norm",
+    "max_absmax": "max_abs_output",
 }
 
 
@@ -80,6 +98,25 @@ def count(chunk: Chunk, options: Options) -> Counts:
     if "max_activation" in wanted:
         counts["max_absmax"] = _maxima(chunk)
     return counts
+
+
+def aggregates(stored: Any, options: Options, about: About) -> Counts | None:
+    """The stored sums, where they have all that the criteria need: of weights, norms, their products, and maxima."""
+    wanted, counts = set(options["criterion"]), stored_counts(stored, about)
+    if counts is None or not wanted <= set(STORED):
+        return None
+    needed = {name for criterion in wanted for name in STORED[criterion]}
+    if any(not np.nan_to_num(stored[name]).any() for name in needed):
+        return None  # not recorded, which reading the trace says better
+    pooled = {name: np.moveaxis(np.asarray(stored[name]), 2, 0) for name in needed}
+    if about.by is None:
+        pooled = {name: _pooled(name, values) for name, values in pooled.items()}
+    return counts | {ours: pooled[theirs] for ours, theirs in _SAME_AS.items() if theirs in pooled}
+
+
+def _pooled(name: str, values: np.ndarray) -> np.ndarray:
+    whole = np.fmax.reduce(values, axis=0) if name == "max_abs_output" else values.sum(axis=0)
+    return whole[None]
 
 
 def spread(arrays: RoutingArrays) -> tuple[np.ndarray, np.ndarray]:
@@ -206,6 +243,7 @@ METRIC = Metric(
     check=check,
     table=table,
     estimate=estimate,
+    aggregates=aggregates,
     value="importance",
     laws=("expert_permutation", "token_order", "sequence_order", "range", "additivity", "missing"),
 )
