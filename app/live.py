@@ -11,9 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
+
+if TYPE_CHECKING:
+    from app.pages import Here
 
 IDLE_SECONDS = 600.0  # a model nobody used for so long gives its memory back
 LOOK_SECONDS = 0.2  # how often someone who waits hears where in the queue he is
@@ -101,3 +105,13 @@ def models() -> Models:
     from probes.model import load_model
 
     return Models(load_model)
+
+
+def model_of(here: Here) -> str | None:
+    """The folder of the model this run is of, if this machine has it."""
+    from probes.sample import sample_path
+
+    named = Path(str(here.run["model"]))
+    sample = sample_path() / "model"
+    places = [named, *([sample] if named.parts[-2:] == sample.parts[-2:] else [])]
+    return next((str(place) for place in places if (place / "config.json").is_file()), None)
