@@ -39,7 +39,8 @@ class Intervention:
     needs     "logits": `assign` reads the router's logits; "router": it asks the router's code for weights
     per_pass  acts on whole passes: a scope of tokens or positions is refused
     removes   the experts it names cannot be chosen any more
-    check     (options with the named experts as "named", top_k, num_experts): raises UsageError for what does not fit
+    check     (options with the named experts as "named", their layer as "layer", top_k, num_experts): raises UsageError
+              for what does not fit
     neutral   options with which it must change nothing, as the model's logits bit for bit
     shows     what a recording under it must show
     example   options to try it with on any model, where its defaults are not enough

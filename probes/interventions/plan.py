@@ -137,7 +137,9 @@ def _check(declared: Intervention, site: Site, report: LayerReport, calls: Calls
         raise UsageError(f"{declared.name} cannot be carried out in layer {report.layer}: {reason}")
     if declared.check is not None:
         try:
-            declared.check({**site.spec.options, "named": site.named}, site.top_k, site.num_experts)
+            declared.check(
+                {**site.spec.options, "named": site.named, "layer": site.layer}, site.top_k, site.num_experts
+            )
         except UsageError as error:
             raise UsageError(f"{declared.name}, layer {report.layer}: {error}") from None
 

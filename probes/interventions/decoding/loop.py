@@ -31,6 +31,7 @@ def decode(
     use_cache: bool = True,
     tokenizer: Any = None,
     keep_scores: bool = False,
+    watch: Callable[[Any], Any] | None = None,
 ) -> Decoded:
     """Continue each prompt of `inputs` by `strategy` until it ends or has `max_new_tokens` more.
 
@@ -38,6 +39,7 @@ def decode(
     strategy   a name, "ensemble:n=4,tau=0.5", a dict, or a `Plan`
     stop       token ids, or sequences of them, that end a sequence, besides the model's own end tokens
     sample     draw from the distribution at `temperature`, seeded, instead of taking its highest
+    watch      called after each token with the new ids [B, N]; where the bools [B] it may return are true, it ends
     use_cache  False computes everything anew for each token: slow, to check against
     Works inside `probes.steer`. UsageError for what does not fit; ProbeError for a model that is no decoder.
     """
@@ -54,6 +56,7 @@ def decode(
         for step in range(max_new_tokens):
             scores = run.scores(step, written)
             written.add(draw(scores), scores)
+            written.end(watch(written.ids) if watch is not None else None)
             if written.done:
                 break
     return written.result(run.forwards, run.rows, time.perf_counter() - started)
