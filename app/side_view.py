@@ -78,7 +78,7 @@ def _card(title: str, body: str) -> str:
 
 
 def _marked(side: Any, differences: Any, name: str) -> str:
-    different = set()
+    different: set[int] = set()
     for part in differences:
         different.update(range(*getattr(part, f"{name}_span")))
     pieces = [

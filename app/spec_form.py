@@ -90,9 +90,8 @@ def _scope(declared: Intervention, num_layers: int) -> dict[str, Any]:
         words["layers"] = st.text_input(
             "Layers", key=key("layers"), placeholder="all", help=f"as in 3 or 0-{num_layers - 1} or 0+2"
         )
-        words["phase"] = st.segmented_control(
-            "Phase", PHASES, default="all", key=key("phase"), help="prefill reads the prompt, decode writes"
-        )
+        said = "prefill reads the prompt, decode writes"
+        words["phase"] = st.segmented_control("Phase", PHASES, default="all", key=key("phase"), help=said)
         words["seed"] = st.number_input("Seed", 0, 2**31 - 1, 0, key=key("seed"), help="of everything random in it")
     if declared.per_pass:
         return words
@@ -102,7 +101,7 @@ def _scope(declared: Intervention, num_layers: int) -> dict[str, Any]:
             "Tokens",
             key=key("tokens"),
             placeholder="all",
-            help="only where the input token is one of these, joined by +",
+            help="only at these input tokens, joined by +",
         )
         words["probability"] = st.number_input(
             "Share of the tokens", 0.01, 1.0, 1.0, key=key("probability"), help="a random share of them, seeded"

@@ -31,9 +31,7 @@ def section(path: str, specs: list[Spec]) -> None:
     with st.form("steering_eval", border=False):
         left, middle, right = st.columns([0.5, 0.25, 0.25], vertical_alignment="bottom")
         with left:
-            chosen = st.selectbox(
-                "Tasks", _known(), key="eval_tasks", format_func=lambda name: name or "a file of mine"
-            )
+            chosen = st.selectbox("Tasks", _known(), key="eval_tasks", format_func=lambda name: name or "my own")
             upload = st.file_uploader("or a file of yours (JSONL with targets)", type=["jsonl"], key="eval_upload")
         with middle:
             limit = st.number_input("Items at most", 4, 2000, 60, key="eval_limit")
@@ -71,16 +69,19 @@ def _evaluate(path: str, tasks: Path, specs: list[Spec], limit: int) -> None:
     def progress(done: int, total: int, arm: str) -> None:
         bar.progress(done / max(1, total), f"{done} of {total} batches{f': {arm}' if arm else ''}"[:120])
 
+    def waits(ahead: int) -> None:
+        bar.progress(0.0, f"{plural(ahead, 'person', 'people')} before you")
+
     try:
-        with live.models().use(
-            path, lambda ahead: bar.progress(0.0, f"{plural(ahead, 'person', 'people')} before you")
-        ) as (
-            model,
-            tokenizer,
-        ):
-            arm = Arm("steered", tuple(specs))
+        with live.models().use(path, waits) as (model, tokenizer):
             st.session_state[MEMORY] = evaluate(
-                model, tasks, [arm], tokenizer=tokenizer, control_seeds=SEEDS, limit=limit, progress=progress
+                model,
+                tasks,
+                [Arm("steered", tuple(specs))],
+                tokenizer=tokenizer,
+                control_seeds=SEEDS,
+                limit=limit,
+                progress=progress,
             )
     except ProbeError as error:
         st.session_state.pop(MEMORY, None)

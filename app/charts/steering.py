@@ -86,26 +86,23 @@ def effect_bars(rows: pd.DataFrame, theme: str, measure: str) -> go.Figure:
 
     colors = COLORS[theme]
     names = [plain(_short(arm)) for arm in rows["arm"]]
-    spread = {
-        "type": "data",
-        "symmetric": False,
-        "array": rows["high"] - rows["value"],
-        "arrayminus": rows["value"] - rows["low"],
-    }
     marks = [
         go.Scatter(
-            x=rows["value"], y=names, mode="markers", name="value, 95 % interval", marker={"size": 11, "color": colors["accent"]},
-            error_x={k: v for k, v in spread.items()} | {"thickness": 2},
+            x=rows["value"],
+            y=names,
+            mode="markers",
+            name="value, 95 % interval",
+            marker={"size": 11, "color": colors["accent"]},
+            error_x=_spread(rows["value"], rows["low"], rows["high"], 2),
         )
-    ]  # fmt: skip
+    ]
     controls = rows["control"].notna()
     if controls.any():
         marks.append(
             go.Scatter(
                 x=rows["control"], y=names, mode="markers", name="random controls, smallest to largest",
                 marker={"size": 10, "symbol": "diamond-open", "color": colors["second"]},
-                error_x={"type": "data", "symmetric": False, "array": rows["control_max"] - rows["control"],
-                         "arrayminus": rows["control"] - rows["control_min"], "thickness": 1.4},
+                error_x=_spread(rows["control"], rows["control_min"], rows["control_max"], 1.4),
             )
         )  # fmt: skip
     figure = figure_of(theme, marks, height=110 + 46 * len(rows))
@@ -113,6 +110,16 @@ def effect_bars(rows: pd.DataFrame, theme: str, measure: str) -> go.Figure:
     figure.update_xaxes(title_text=measure)
     figure.update_yaxes(autorange="reversed", showgrid=False, automargin=True)
     return figure
+
+
+def _spread(value: pd.Series, low: pd.Series, high: pd.Series, thickness: float) -> dict[str, object]:
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": high - value,
+        "arrayminus": value - low,
+        "thickness": thickness,
+    }
 
 
 def _short(arm: str, most: int = 44) -> str:

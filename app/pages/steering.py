@@ -53,7 +53,7 @@ def render(here: Here) -> None:
 
 def _memory() -> dict[str, Any]:
     """What this visitor asked for and got: kept in the session, seen by no one else."""
-    fresh = {"specs": [], "address": None, "problem": "", "result": None, "controls": [], "asked": None}
+    fresh: dict[str, Any] = {"specs": [], "address": None, "problem": "", "result": None, "controls": [], "asked": None}
     return st.session_state.setdefault(MEMORY, fresh)
 
 
