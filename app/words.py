@@ -37,6 +37,15 @@ def curve(frame: pd.DataFrame, what: str) -> str:
     )
 
 
+def largest(frame: pd.DataFrame, column: str) -> str:
+    """Where a value per token is largest. `frame`: token, position and the column."""
+    known = frame.dropna(subset=[column])
+    if known.empty:
+        return "There is nothing to show."
+    top = known.loc[known[column].idxmax()]
+    return f"It is largest, {number(top[column])}, at position {int(top['position'])} ({top['token']})."
+
+
 def coverage(frame: pd.DataFrame) -> str:
     """How much is missing. `frame`: layer, n_tokens, n_missing (summed over reasons)."""
     total, lost = int(frame["n_tokens"].sum()), int(frame["n_missing"].sum())

@@ -9,6 +9,7 @@ from app.charts.consistency import budget_curve, cache_curves, srp_curves
 from app.charts.overview import coverage_bars, layer_curve, load_cap, load_heatmap
 from app.charts.specialization import atlas, contrast_bars, label_heatmap
 from app.charts.sql import quick_chart
+from app.charts.steering import changed_bars, effect_bars, kl_bars
 from app.charts.structure import cluster_strip, clustered, flow_sankey, pair_heatmap, tie_graph
 from app.charts.tokens import token_curve
 
@@ -17,11 +18,14 @@ __all__ = [
     "atlas",
     "budget_curve",
     "cache_curves",
+    "changed_bars",
     "cluster_strip",
     "clustered",
     "contrast_bars",
     "coverage_bars",
+    "effect_bars",
     "flow_sankey",
+    "kl_bars",
     "label_heatmap",
     "layer_curve",
     "load_cap",
