@@ -178,3 +178,24 @@ def importance(mine: pd.DataFrame, experts: int) -> str:
         f"By {best['criterion']} it is number {best['rank']} of {experts} in its layer, by {worst['criterion']} number "
         f"{worst['rank']}."
     )
+
+
+def label_range(labels: pd.DataFrame) -> str:
+    """Which label is highest and lowest over all layers. `labels`: layer, label, value; none for fewer than two."""
+    means = labels.groupby("label")["value"].mean().dropna()
+    if len(means) < 2:
+        return ""
+    high, low = (f"{name} ({number(means[name])})" for name in (means.idxmax(), means.idxmin()))
+    return f" Over all layers it is highest for {high}, lowest for {low}."
+
+
+def top_p(table: pd.DataFrame, top_k: int) -> str:
+    """How many experts top-p would use. `table`: layer, p, mean, ci_low, ci_high."""
+    part = table[(table["p"] == 0.7) & table["mean"].notna()]
+    if part.empty:
+        return ""
+    low, high = part.loc[part["mean"].idxmin()], part.loc[part["mean"].idxmax()]
+    return (
+        f"To have more than 70 % of the score together, tokens need {number(low['mean'])} experts on average in layer "
+        f"{int(low['layer'])} and {number(high['mean'])} in layer {int(high['layer'])}; they get {top_k}."
+    )

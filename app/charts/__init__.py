@@ -8,6 +8,7 @@ from app.charts.base import EXPORT_SCALE, modebar, plain
 from app.charts.overview import coverage_bars, layer_curve, load_cap, load_heatmap
 from app.charts.specialization import atlas, contrast_bars, label_heatmap
 from app.charts.tokens import token_curve
+from app.charts.uncertainty import label_lines, needed_bars, needed_curve
 
 __all__ = [
     "EXPORT_SCALE",
@@ -15,10 +16,13 @@ __all__ = [
     "contrast_bars",
     "coverage_bars",
     "label_heatmap",
+    "label_lines",
     "layer_curve",
     "load_cap",
     "load_heatmap",
     "modebar",
+    "needed_bars",
+    "needed_curve",
     "plain",
     "token_curve",
 ]

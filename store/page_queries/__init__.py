@@ -7,10 +7,12 @@ from store.page_queries.experts import contexts, expert_totals, recorded, token_
 from store.page_queries.overview import layer_totals, load, missing, sampled_entropy, sampled_load
 from store.page_queries.sequences import labels, positions, sequence, sequence_layers, sequences, token_layers, tokens
 from store.page_queries.specialization import token_experts
+from store.page_queries.uncertainty import label_uncertainty, sequence_uncertainty, token_entropies, uncertain_contexts
 
 __all__ = [
     "contexts",
     "expert_totals",
+    "label_uncertainty",
     "labels",
     "layer_totals",
     "load",
@@ -21,9 +23,12 @@ __all__ = [
     "sampled_load",
     "sequence",
     "sequence_layers",
+    "sequence_uncertainty",
     "sequences",
     "token_counts",
+    "token_entropies",
     "token_experts",
     "token_layers",
     "tokens",
+    "uncertain_contexts",
 ]
