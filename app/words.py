@@ -199,3 +199,36 @@ def top_p(table: pd.DataFrame, top_k: int) -> str:
         f"To have more than 70 % of the score together, tokens need {number(low['mean'])} experts on average in layer "
         f"{int(low['layer'])} and {number(high['mean'])} in layer {int(high['layer'])}; they get {top_k}."
     )
+
+
+def super_experts(known: pd.DataFrame) -> str:
+    """Whose outputs are largest, and by how much. `known`: layer, expert, max_abs_output, is_super."""
+    if known.empty:
+        return "No output of any expert is known."
+    top, n = known.loc[known["max_abs_output"].idxmax()], int(known["is_super"].sum())
+    times = float(top["max_abs_output"]) / float(known["max_abs_output"].median())
+    named = f"The published rule names {plural(n, 'super expert')}" if n else "The published rule names none"
+    return (
+        f"{named} of {plural(len(known), 'expert')}. The largest output, {number(top['max_abs_output'])}, is that of "
+        f"expert {int(top['expert'])} of layer {int(top['layer'])}: {number(times)} times the middle expert's."
+    )
+
+
+def who_did_it(found: pd.DataFrame) -> str:
+    """Whether one place made them all. `found`: sequence_id, position; the experts looked at."""
+    places = found.dropna(subset=["position"])
+    if places.empty:
+        return ""
+    start = int((places["position"] == 0).sum())
+    if len(places) == 1:
+        return "Its largest output came at the first position of a sequence." if start else ""
+    return f"{count(start)} of {count(len(places))} had their largest output at the first position of a sequence."
+
+
+def sinks(table: pd.DataFrame, n: int) -> str:
+    """Whether a few tokens draw most peaks. `table`: n of each token, the most first; `n`: all experts."""
+    first, three = int(table["n"].iloc[0]), int(table["n"].head(3).sum())
+    spread = "Peaks are spread over many tokens" if three < n / 4 else "A few tokens draw many of the peaks"
+    return (
+        f"{spread}: {percent(first / n)} of the experts peak at the commonest, {percent(three / n)} at the first three."
+    )

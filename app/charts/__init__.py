@@ -7,6 +7,7 @@ text: whatever is not ours goes through `plain`.
 from app.charts.base import EXPORT_SCALE, modebar, plain
 from app.charts.overview import coverage_bars, layer_curve, load_cap, load_heatmap
 from app.charts.specialization import atlas, contrast_bars, label_heatmap
+from app.charts.super_experts import maxima_heatmap, maxima_strip
 from app.charts.tokens import token_curve
 from app.charts.uncertainty import label_lines, needed_bars, needed_curve
 
@@ -20,6 +21,8 @@ __all__ = [
     "layer_curve",
     "load_cap",
     "load_heatmap",
+    "maxima_heatmap",
+    "maxima_strip",
     "modebar",
     "needed_bars",
     "needed_curve",

@@ -78,9 +78,16 @@ def entropy(at: Stored) -> pd.DataFrame:
 
 def outputs(at: Stored) -> Iterator[Finding]:
     """Super experts from the stored maxima, by the metric's own rule."""
+    frame = stored_maxima(at)
+    if frame is not None:
+        yield from facts.largest_outputs(frame, at.where, _token(at, frame))
+
+
+def stored_maxima(at: Stored) -> pd.DataFrame | None:
+    """The table of super_experts from the stored maxima, but for the tokens' text; None where no maxima were kept."""
     largest = np.where(at.sums["count"] > 0, at.sums["max_abs_output"], np.nan)
     if np.isnan(largest).all():
-        return
+        return None
     group = np.argmax(np.nan_to_num(largest, nan=-1.0), axis=-1)[..., None]
     kept = {"largest": largest, "sequence": at.sums["max_output_sequence_id"]}
     kept["position"] = at.sums["max_output_position"]
@@ -90,8 +97,7 @@ def outputs(at: Stored) -> Iterator[Finding]:
     counts |= {"token": np.full(counts["largest"].shape, None, object)}
     counts |= {"n_tokens": at.sums["tokens"].sum(axis=-1)[None], "seen": at.aggregates()["seen"].sum(keepdims=True)}
     metric = get("super_experts")
-    frame = metric.table(counts, metric.checked({}), at.about)
-    yield from facts.largest_outputs(frame, at.where, _token(at, frame))
+    return metric.table(counts, metric.checked({}), at.about)
 
 
 def _token(at: Stored, frame: pd.DataFrame) -> str | None:

@@ -5,6 +5,7 @@ Every question names its run, and reads one sequence, one layer or the small agg
 
 from store.page_queries.experts import contexts, expert_totals, recorded, token_counts
 from store.page_queries.overview import layer_totals, load, missing, sampled_entropy, sampled_load
+from store.page_queries.places import places
 from store.page_queries.sequences import labels, positions, sequence, sequence_layers, sequences, token_layers, tokens
 from store.page_queries.specialization import token_experts
 from store.page_queries.uncertainty import label_uncertainty, sequence_uncertainty, token_entropies, uncertain_contexts
@@ -17,6 +18,7 @@ __all__ = [
     "layer_totals",
     "load",
     "missing",
+    "places",
     "positions",
     "recorded",
     "sampled_entropy",
