@@ -36,6 +36,11 @@ class Stored(TraceSource):
         return {**self.sums, "seen": (self.sums["tokens"] + self.sums["missing"]).max(axis=0)}
 
     @property
+    def share(self) -> float:
+        """Part of the run's sequences that is read."""
+        return self.n_sequences / int(self.run["n_sequences"])
+
+    @property
     def comparable(self) -> bool:
         """At least two labels have tokens."""
         named = len(self.label_names)

@@ -70,6 +70,13 @@ class TestOverview:
             i for i, body in enumerate(bodies) if "Who carries the load?" in body
         )
 
+    def test_each_finding_leads_to_the_page_that_shows_it(self, open_page, traces):
+        text = shown(open_page([traces["plain"]]))
+        for page in ("specialization", "uncertainty", "experts"):
+            assert f'href="./{page}' in text
+        assert "What a cache of experts would hit" in text  # what only single tokens tell
+        assert "./specialization?label_a=" in text
+
     def test_without_logits_it_says_what_is_needed(self, open_page, traces):
         test = open_page([traces["bare"]])
         assert not test.exception
