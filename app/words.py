@@ -232,3 +232,42 @@ def sinks(table: pd.DataFrame, n: int) -> str:
     return (
         f"{spread}: {percent(first / n)} of the experts peak at the commonest, {percent(three / n)} at the first three."
     )
+
+
+def beside(one: pd.DataFrame, other: pd.DataFrame, same_layer: bool) -> str:
+    """How alike two views of the same tokens are. `one`, `other`: position, token_id, experts of each token."""
+    both = one.merge(other, on="position", suffixes=("", "_other"))
+    if both.empty:
+        return "The two share no token."
+    ids = both[["token_id", "token_id_other"]].dropna()
+    if (ids["token_id"] != ids["token_id_other"]).any():
+        return "The two hold different tokens at the same positions: they are not the same text."
+    if not same_layer:
+        return "Expert numbers mean nothing across layers: compare where the colour changes, not which colour it is."
+    pairs = zip(both["experts"], both["experts_other"], strict=True)
+    routed = [(set(map(int, a)), set(map(int, b))) for a, b in pairs if hasattr(a, "__len__") and hasattr(b, "__len__")]
+    same = sum(a == b for a, b in routed)
+    return f"{count(same)} of {plural(len(routed), 'token')} here have the same experts in both."
+
+
+def token_logits(frame: pd.DataFrame, layer: int) -> str:
+    """How far the chosen experts stand above the rest. `frame`: expert, logit, probability, chosen."""
+    chosen, rest = frame[frame["chosen"].astype(bool)], frame[~frame["chosen"].astype(bool)]
+    if chosen.empty or rest.empty:
+        return ""
+    gap = float(chosen["logit"].min()) - float(rest["logit"].max())
+    above = "above" if gap >= 0 else "below"
+    last, best = chosen.loc[chosen["logit"].idxmin(), "expert"], rest.loc[rest["logit"].idxmax(), "expert"]
+    return (
+        f"The last expert chosen, {int(last)}, lies {number(abs(gap))} {above} the best one not chosen, {int(best)}; "
+        f"the chosen hold {percent(float(chosen['probability'].sum()))} of the score."
+    )
+
+
+def firing(found: pd.DataFrame) -> str:
+    """Where an expert fires most. `found`: sequence_id, label, n_fired, n_tokens; the largest share first."""
+    if found.empty:
+        return "Nowhere in what was looked through."
+    top = found.iloc[0]
+    share = percent(top["n_fired"] / top["n_tokens"])
+    return f"Most in sequence {int(top['sequence_id'])}: {share} of its tokens choose it."

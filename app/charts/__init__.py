@@ -8,7 +8,7 @@ from app.charts.base import EXPORT_SCALE, modebar, plain
 from app.charts.overview import coverage_bars, layer_curve, load_cap, load_heatmap
 from app.charts.specialization import atlas, contrast_bars, label_heatmap
 from app.charts.super_experts import maxima_heatmap, maxima_strip
-from app.charts.tokens import token_curve
+from app.charts.tokens import logit_bars, token_curve
 from app.charts.uncertainty import label_lines, needed_bars, needed_curve
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "layer_curve",
     "load_cap",
     "load_heatmap",
+    "logit_bars",
     "maxima_heatmap",
     "maxima_strip",
     "modebar",
