@@ -149,7 +149,7 @@ def _strip_and_token(
                 rows,
                 (run, number_, shown_layer, first, total),
                 by,
-                None if place else expert,
+                None if place and shown_layer != layer else expert,
                 selected,
                 place > 0,
             )
