@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from probes.findings import Finding
 
 PAGE = Page(name="overview", title="Overview", icon=":material/dashboard:", section="Look", order=0)
-FINDING_ROWS = 100_000  # (token, layer) rows read for what stands out
+FINDING_ROWS = 80_000  # (token, layer) rows read for what stands out
 FINDING_DRAWS = 400  # resamples and permutations: ends of intervals to about a twentieth of their width
 SAMPLED = 128  # sequences read for the width of the intervals: enough to know the spread, read in a blink
 

@@ -118,15 +118,11 @@ def _listed(here: Here, table: pd.DataFrame) -> None:
         )
     )
     if len(found):
-        spec = ";".join(f"ban:layer={r.layer},expert={r.expert}" for r in found.itertuples())
+        spec = "ban:expert=" + "+".join(f"{r.layer}.{r.expert}" for r in found.itertuples())
         say = f"Ban {'it' if len(found) == 1 else f'all {len(found)}'} and see"
-        command = " ".join(f"--intervention ban:layer={r.layer},expert={r.expert}" for r in found.itertuples())
         ui.html(f"<p>{cells.button('steering', say, spec=spec)}</p>")
-        st.code(
-            f"probe steer {shlex.quote(str(here.run['model']))} --prompt TEXT {command}",
-            language="bash",
-            wrap_lines=True,
-        )
+        command = f"probe steer {shlex.quote(str(here.run['model']))} --prompt TEXT --intervention {spec}"
+        st.code(command, language="bash", wrap_lines=True)
 
 
 def _row(row: Any, experts: int, median: float) -> list[Any]:

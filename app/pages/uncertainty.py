@@ -16,8 +16,8 @@ from app.token_text import visible
 from app.uncertainty import MEASURES, by_label, overall
 
 PAGE = Page(name="uncertainty", title="Uncertainty", icon=":material/psychology_alt:", section="Analyse", order=2)
-SPREAD_ROWS = 200_000  # for the width of the intervals
-TOKEN_ROWS = 400_000
+SPREAD_ROWS = 150_000  # for the width of the intervals
+TOKEN_ROWS = 250_000
 TOP_P_ROWS = 60_000  # every row sorts the scores of all experts
 MOST_LABELS = 10
 FEWEST_SEEN = 20
@@ -55,7 +55,7 @@ def _by_layer(here: Here, sums: pd.DataFrame) -> None:
     labels = by_label(sums.dropna(subset=["label"]), here.layers, measure)
     largest = labels.groupby("label")["n"].sum().sort_values(ascending=False, kind="stable").index[:MOST_LABELS]
     shown = labels[labels["label"].isin(largest)].sort_values(["label", "layer"])
-    says = words.curve(whole, measure.title.lower()) + words.label_range(shown)
+    says = words.curve(whole, measure.title) + words.label_range(shown)
     ui.section("In which layers, and over what, do routers hesitate?", says)
     state.pick(
         "Measure", "sure", list(MEASURES), kind="segmented", shown=lambda key: MEASURES[key].title,

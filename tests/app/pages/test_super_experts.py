@@ -22,6 +22,7 @@ class TestThePage:
         assert "names 1 super expert of 32 experts" in text
         assert "is that of expert 2 of layer 1" in text
         assert "first position of a sequence" in text
+        assert "./steering?spec=ban%3Aexpert%3D1.2" in text
         assert "./steering?spec=ban%3Alayer%3D1%2Cexpert%3D2" in text
         assert "layer=1&amp;expert=2&amp;sequence=3&amp;token=0" in text
         assert "<img" not in text
