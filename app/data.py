@@ -94,6 +94,16 @@ def analysis(trace: TraceFile, run_id: int, metric: str, **params: Any) -> Sampl
     return sampled(open_file(trace), metric, run_id, **params)
 
 
+def analysis_or_why(trace: TraceFile, run_id: int, metric: str, **params: Any) -> Sampled | str:
+    """The same, or the sentence that says what the trace lacks."""
+    from probes.errors import ProbeError
+
+    try:
+        return analysis(trace, run_id, metric, **params)
+    except ProbeError as error:
+        return str(error)
+
+
 @st.cache_data(show_spinner=False, max_entries=32)
 def drawn(trace: TraceFile, run_id: int, most_rows: int = SAMPLE_ROWS) -> tuple[list[int], int]:
     """Numbers of whole sequences drawn evenly, at most `most_rows` (token, layer) rows together, and their tokens."""

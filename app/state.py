@@ -104,3 +104,26 @@ def search(label: str, name: str, **widget: Any) -> str:
         label, key=key, max_chars=MAX_LENGTH, on_change=lambda: write(**{name: st.session_state[key] or None}), **widget
     )
     return st.session_state[key]
+
+
+def amount(label: str, name: str, default: float, *, low: float, high: float, **widget: Any) -> float:
+    """A number box bound to the URL parameter `name`; a number out of range in the URL counts as not chosen."""
+    import streamlit as st
+
+    key = f"pick_{name}"
+    st.session_state[key] = _between(read(name), low, high, float(default))
+
+    def chosen() -> None:
+        value = st.session_state[key]
+        write(**{name: None if value is None or value == default else f"{value:g}"})
+
+    value = st.number_input(label, float(low), float(high), key=key, on_change=chosen, **widget)
+    return float(default) if value is None else float(value)
+
+
+def _between(text: str | None, low: float, high: float, otherwise: float) -> float:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return otherwise
+    return value if low <= value <= high else otherwise

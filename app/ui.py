@@ -114,6 +114,20 @@ def note(text: str) -> None:
     st.html(f'<div class="rw-note">{escape(text)}</div>')
 
 
+def nothing_yet(recording: bool) -> None:
+    """In the place of a page about a run that holds no routing."""
+    note(
+        "No routing has been recorded yet. The page fills by itself while the recording goes on."
+        if recording
+        else "This run holds no routing. Was the recording interrupted before its first batch?"
+    )
+
+
+def problem(text: str) -> None:
+    """What went wrong with what was asked for, in a line; screen readers say it at once."""
+    st.html(f'<div class="rw-problem" role="alert">{escape(text)}</div>')
+
+
 def full_state(title: str, text: str, command: str = "") -> None:
     """The whole page is this message: what is wrong or missing, and what to do."""
     code = f"<pre><code>{escape(command)}</code></pre>" if command else ""

@@ -16,7 +16,7 @@ from probes.errors import ProbeError, UsageError
 from probes.metrics import discover, get
 from probes.metrics.bootstrap import SEED
 from probes.metrics.chunk import MOMENTS, WEIGHTS, About, PairedArrays
-from probes.metrics.function import PER_TOKEN_LAYER, SCORES
+from probes.metrics.function import PER_EXPERT, PER_TOKEN_LAYER, SCORES
 from probes.metrics.permutation import PERMUTATIONS, Permuted, with_noise
 from probes.metrics.registry import LEVELS, Column, Metric
 from probes.metrics.run import run
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 96 * 2**20
 PAIR = ("against", "against_trace")
 MOST_ROWS = 1_000_000
-PER_LAYER = ("experts", "weights", "logits", "output_norm", "output_absmax", *PER_TOKEN_LAYER)
+PER_LAYER = ("experts", "weights", "logits", "output_norm", "output_absmax", "expert_norm", *PER_TOKEN_LAYER)
 PER_TOKEN = ("token_id", "predicted_id", "token", "label")
 COMMON_COLUMNS = (
     Column("label", "name", "label of the sequences; null = those without one"),
@@ -217,7 +217,7 @@ class TraceSource:
         every = every[every["is_moe"].astype(bool)].sort_values("layer")
         rows = every if layers is None else every[every["layer"].isin(_known(layers_of(layers), every["layer"]))]
         self._all = len(rows) == len(every)
-        self._position = np.flatnonzero(every["layer"].isin(rows["layer"]))
+        self.position = np.flatnonzero(every["layer"].isin(rows["layer"]))
         self.about = _about(rows, self.run)
 
     def _there(self, sequences: Sequence[int]) -> list[int]:
@@ -268,8 +268,9 @@ class TraceSource:
         level = LEVELS.get(name.removeprefix("other_"))
         if level is None:
             return ProbeError(text)
-        asked = level if self.asked is None else f"for={self.asked[0].name}"
-        return ProbeError(f"{text}: record again with --capture {asked}" + (f" (level {level})" if self.asked else ""))
+        if self.asked is None or level not in self.asked[0].levels():
+            return ProbeError(f"{text}: record again with level {level} in --capture")
+        return ProbeError(f"{text}: record again with --capture for={self.asked[0].name} (level {level})")
 
     def _weights(self) -> Mapping[str, Any]:
         """Weights of the model that was recorded, which a trace does not hold."""
@@ -306,7 +307,7 @@ class TraceSource:
 
     def _rows(self, columns: tuple[str, ...]) -> int:
         """(token, layer) rows per chunk."""
-        width = {"logits": 4 * self.about.num_experts, "experts": 2 * self.about.top_k}
+        width = {**dict.fromkeys(PER_EXPERT, 4 * self.about.num_experts), "experts": 2 * self.about.top_k}
         per_layer = sum(width.get(name, 4 * self.about.top_k) for name in columns)
         return min(MOST_ROWS, max(4096, CHUNK_BYTES // max(1, per_layer)))
 
@@ -338,7 +339,7 @@ class TraceSource:
         return found
 
     def _chosen(self, value: Any) -> Any:
-        return value[self._position] if not self._all and isinstance(value, np.ndarray) and value.ndim > 1 else value
+        return value[self.position] if not self._all and isinstance(value, np.ndarray) and value.ndim > 1 else value
 
 
 class TaggedSource(TraceSource):
@@ -414,11 +415,15 @@ class PairedSource(TraceSource):
             columns = ("experts", *(name.rstrip("?") for name in logits))
             layers = [int(x) for x in self.about.layers]
             where = {"layers": layers, "columns": columns, "sequences": wanted, "max_rows": 2**62}
-            parts = list(self.other.trace.chunks(self.other.run_id, **where))
+            parts = list(self.other.trace.chunks(self.other.run_id, **where)) or [self._nothing(columns)]
             other = {name: np.concatenate([p[name] for p in parts]) for name in (*columns, "sequence_id", "token_id")}
             self._same_tokens(arrays, other)
             fields = {f.name: getattr(arrays, f.name) for f in dataclasses.fields(arrays)}
             yield PairedArrays(**fields, other_experts=other["experts"], other_logits=other.get("logits"))
+
+    def _nothing(self, columns: tuple[str, ...]) -> dict[str, np.ndarray]:
+        """A chunk of no tokens, where the other run has none of the sequences."""
+        return {name: np.empty(0, np.int64) for name in (*columns, "sequence_id", "token_id")}
 
     def _same_tokens(self, arrays: RoutingArrays, other: Mapping[str, np.ndarray]) -> None:
         same = np.array_equal(arrays.sequence_id, other["sequence_id"])
@@ -483,11 +488,12 @@ def _has_values(values: Any) -> bool:
 def _known(wanted: list[int], layers: Any) -> list[int]:
     missing = sorted(set(wanted) - set(layers.tolist()))
     if missing:
-        raise UsageError(f"--layers: the run has no MoE layer {missing[0]}; it has {_ranges(sorted(layers.tolist()))}")
+        raise UsageError(f"--layers: the run has no MoE layer {missing[0]}; it has {ranges(sorted(layers.tolist()))}")
     return wanted
 
 
-def _ranges(numbers: list[int]) -> str:
+def ranges(numbers: list[int]) -> str:
+    """`0-7`, or each number where some between are left out."""
     if numbers == list(range(numbers[0], numbers[-1] + 1)):
         return f"{numbers[0]}-{numbers[-1]}"
     return ", ".join(map(str, numbers))
@@ -504,6 +510,7 @@ def _about(rows: Any, run_row: Mapping[str, Any]) -> About:
         top_k=int(rows["top_k"].max()),
         scores=tuple(_score_rule(text) for text in gating),
         num_hidden_layers=int(depth) if depth is not None and depth == depth else None,
+        shared_experts=tuple(rows["shared_experts"].fillna(0).astype(int)),
     )
 
 

@@ -5,8 +5,11 @@ text: whatever is not ours goes through `plain`.
 """
 
 from app.charts.base import EXPORT_SCALE, modebar, plain
+from app.charts.consistency import budget_curve, cache_curves, srp_curves
 from app.charts.overview import coverage_bars, layer_curve, load_cap, load_heatmap
 from app.charts.specialization import atlas, contrast_bars, label_heatmap
+from app.charts.sql import quick_chart
+from app.charts.structure import cluster_strip, clustered, flow_sankey, pair_heatmap, tie_graph
 from app.charts.super_experts import maxima_heatmap, maxima_strip
 from app.charts.tokens import logit_bars, token_curve
 from app.charts.uncertainty import label_lines, needed_bars, needed_curve
@@ -14,8 +17,13 @@ from app.charts.uncertainty import label_lines, needed_bars, needed_curve
 __all__ = [
     "EXPORT_SCALE",
     "atlas",
+    "budget_curve",
+    "cache_curves",
+    "cluster_strip",
+    "clustered",
     "contrast_bars",
     "coverage_bars",
+    "flow_sankey",
     "label_heatmap",
     "label_lines",
     "layer_curve",
@@ -27,6 +35,10 @@ __all__ = [
     "modebar",
     "needed_bars",
     "needed_curve",
+    "pair_heatmap",
     "plain",
+    "quick_chart",
+    "srp_curves",
+    "tie_graph",
     "token_curve",
 ]

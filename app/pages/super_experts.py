@@ -179,7 +179,7 @@ def _massive(here: Here) -> None:
     """How far the residual stream's largest component stands above its middle one, where that was recorded."""
     if not data.ask(here.trace, "recorded", here.run_id)["hidden"]:
         return
-    table, sample = data.analysis(here.trace, here.run_id, "super_experts")
+    table, sample = data.analysis(here.trace, here.run_id, "super_experts", kind=("routed",))
     ratio = table.groupby("layer", as_index=False).agg(value=("massive_activation_ratio", "max"), n=("n_tokens", "max"))
     ratio = ratio.dropna(subset=["value"]).assign(low=np.nan, high=np.nan)
     if ratio.empty:

@@ -17,9 +17,13 @@ FORMATS = ("table", "json", "csv", "markdown")
 def as_object(frame: pd.DataFrame) -> dict[str, Any]:
     """{"metric", "params", "run_id", "columns", "rows"} of an analysed table; NaN becomes None."""
     head = {name: frame.attrs[name] for name in ("metric", "params", "run_id", "columns")}
+    return {**head, "rows": rows(frame)}
+
+
+def rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as objects of values that JSON can hold; NaN becomes None."""
     columns = [[_plain(v) for v in frame[name].tolist()] for name in frame.columns]
-    rows = [dict(zip(frame.columns, row, strict=True)) for row in zip(*columns, strict=True)]
-    return {**head, "rows": rows}
+    return [dict(zip(frame.columns, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _plain(value: Any) -> Any:
