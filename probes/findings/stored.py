@@ -106,7 +106,7 @@ def stored_maxima(at: Stored) -> pd.DataFrame | None:
     counts |= {"token": np.full(counts["largest"].shape, None, object)}
     counts |= {"n_tokens": at.sums["tokens"].sum(axis=-1)[None], "seen": at.aggregates()["seen"].sum(keepdims=True)}
     metric = get("super_experts")
-    return metric.table(counts, metric.checked({"kind": "routed"}), at.about)
+    return metric.table(counts, metric.checked({"kind": "routed"}), at.about).reset_index(drop=True)
 
 
 def _with_one_more(values: np.ndarray, unknown: float) -> np.ndarray:
