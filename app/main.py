@@ -8,9 +8,10 @@ from typing import Any
 
 import streamlit as st
 
-from app import data, options, recorder, state, ui
+from app import data, state, ui
 from app.formats import count, date
 from app.pages import SECTIONS, Here, Page, discover
+from app.served import short, traces
 from app.theme_watch import watch_theme
 from store.errors import TraceError
 
@@ -56,12 +57,6 @@ def _draw(here: Here | None, render: Callable[[Any], None]) -> None:
         _watch(here.trace)
 
 
-def traces() -> list[str]:
-    """The traces the dashboard was started with, and those this visitor records or has recorded."""
-    own = [str(job.trace) for job in recorder.mine(state.read("job")) if job.trace.exists()]
-    return [*options.given().traces, *own]
-
-
 def choose(paths: list[str], say: Callable[..., None] = ui.full_state) -> Here | None:
     """The trace and run that the sidebar and the URL name; where there is none, `say` is told why."""
     if not paths:
@@ -105,18 +100,12 @@ def _open(path: str, say: Callable[..., None]) -> Here | None:
 
 
 def _pick_trace(paths: list[str]) -> str:
-    names = {_short(path, paths): path for path in paths}
+    names = {short(path, paths): path for path in paths}
     if len(names) == 1:
         return paths[0]
     with st.sidebar:
         name = state.pick("Trace", "trace", list(names), clears=("run", "sequence", "token", "layer", "expert"))
     return names[name]
-
-
-def _short(path: str, paths: list[str]) -> str:
-    """The file's name; the whole path where two traces have the same name."""
-    same = [other for other in paths if Path(other).name == Path(path).name]
-    return Path(path).name if len(same) == 1 else path
 
 
 def _pick_run(runs: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ text: whatever is not ours goes through `plain`.
 """
 
 from app.charts.base import EXPORT_SCALE, modebar, plain
+from app.charts.compare import difference_heatmap, pair_curves
 from app.charts.consistency import budget_curve, cache_curves, srp_curves
 from app.charts.overview import coverage_bars, layer_curve, load_cap, load_heatmap
 from app.charts.sql import quick_chart
@@ -18,11 +19,13 @@ __all__ = [
     "cluster_strip",
     "clustered",
     "coverage_bars",
+    "difference_heatmap",
     "flow_sankey",
     "layer_curve",
     "load_cap",
     "load_heatmap",
     "modebar",
+    "pair_curves",
     "pair_heatmap",
     "plain",
     "quick_chart",
