@@ -8,19 +8,23 @@ from app.charts.base import EXPORT_SCALE, modebar, plain
 from app.charts.compare import difference_heatmap, pair_curves
 from app.charts.consistency import budget_curve, cache_curves, srp_curves
 from app.charts.overview import coverage_bars, layer_curve, load_cap, load_heatmap
+from app.charts.pruning import agreement_matrix, criteria_curves, importance_heatmap
 from app.charts.sql import quick_chart
 from app.charts.structure import cluster_strip, clustered, flow_sankey, pair_heatmap, tie_graph
 from app.charts.tokens import token_curve
 
 __all__ = [
     "EXPORT_SCALE",
+    "agreement_matrix",
     "budget_curve",
     "cache_curves",
     "cluster_strip",
     "clustered",
     "coverage_bars",
+    "criteria_curves",
     "difference_heatmap",
     "flow_sankey",
+    "importance_heatmap",
     "layer_curve",
     "load_cap",
     "load_heatmap",

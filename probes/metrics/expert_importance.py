@@ -23,12 +23,12 @@ times the mean weight 1.1/2 for the fusion: √2·0.55.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from probes.errors import UsageError
-from probes.metrics.activations import count_experts
+from probes.metrics.activations import count_experts, stored_counts
 from probes.metrics.chunk import MOMENTS, About, Chunk
 from probes.metrics.registry import Column, Counts, Metric, Option, Options
 from probes.metrics.tables import axes, coverage, grid, ratio
@@ -80,6 +80,26 @@ def count(chunk: Chunk, options: Options) -> Counts:
     if "max_activation" in wanted:
         counts["max_absmax"] = _maxima(chunk)
     return counts
+
+
+SUMS = {"weight": "sum_weight", "norm": "sum_norm", "n_norm": "n_norm", "product": "sum_weight_norm"}
+STORED = {"soft_frequency": "weight", "ean": "norm", "ean_mean": "norm", "reap": "product"} | {
+    "max_activation": "max_absmax"
+}
+
+
+def aggregates(stored: Any, options: Options, about: About) -> Counts | None:
+    """The same from the sums kept with the trace; None for what needs single tokens, and where a sum was not kept."""
+    counts, wanted = stored_counts(stored, about), set(options["criterion"])
+    if counts is None or not wanted <= {"frequency", *STORED}:
+        return None
+    for name, column in SUMS.items():
+        groups = np.moveaxis(np.asarray(stored[column]), 2, 0)
+        counts[name] = groups if about.by == "label" else groups.sum(axis=0, keepdims=True)
+    counts["n_product"] = counts["n_norm"]
+    largest = np.moveaxis(np.asarray(stored["max_abs_output"]), 2, 0)
+    counts["max_absmax"] = largest if about.by == "label" else np.fmax.reduce(largest, axis=0, keepdims=True)
+    return None if any(not np.nan_to_num(counts[STORED[name]]).any() for name in wanted & set(STORED)) else counts
 
 
 def spread(arrays: RoutingArrays) -> tuple[np.ndarray, np.ndarray]:
@@ -206,6 +226,7 @@ METRIC = Metric(
     check=check,
     table=table,
     estimate=estimate,
+    aggregates=aggregates,
     value="importance",
     laws=("expert_permutation", "token_order", "sequence_order", "range", "additivity", "missing"),
 )
