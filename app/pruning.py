@@ -29,14 +29,19 @@ def kept(frame: pd.DataFrame, ratio: float, scope: str = SCOPES[0]) -> pd.Series
     `frame`: layer, expert, criterion, importance. Over the model every layer keeps its most important expert, because
     a layer without experts is no layer. Equals go by lower layer and expert.
     """
+    return _needed(frame, scope) <= ratio
+
+
+def _needed(frame: pd.DataFrame, scope: str) -> pd.Series:
+    """The smallest ratio at which each row's expert is kept."""
     by = ["criterion"] if scope == SCOPES[1] else ["criterion", "layer"]
     ordered = frame.sort_values(["layer", "expert"], kind="stable")
     ordered = ordered.sort_values("importance", ascending=False, na_position="last", kind="stable")
-    rank = ordered.groupby(by, sort=False).cumcount() + 1
+    before = ordered.groupby(by, sort=False).cumcount()
     size = ordered.groupby(by, sort=False)["expert"].transform("size")
     first = ordered.groupby(["criterion", "layer"], sort=False).cumcount() == 0
-    # An integer that floats just missed (0.3 · 10) must not keep one more.
-    return ((rank <= np.ceil(ratio * size - 1e-9)) | first).reindex(frame.index)
+    # Above before/size, the next one fits; a float that just misses a whole number (0.3 · 10) must not add one.
+    return ((before + 1e-9) / size).mask(first, 0.0).reindex(frame.index)
 
 
 def per_layer(frame: pd.DataFrame, keep: pd.Series) -> pd.DataFrame:
@@ -52,16 +57,16 @@ def per_layer(frame: pd.DataFrame, keep: pd.Series) -> pd.DataFrame:
 
 def coverage(frame: pd.DataFrame, ratios: np.ndarray, scope: str) -> pd.DataFrame:
     """criterion, ratio, covered (mean over layers) for each share of the experts kept."""
-    rows = [
-        per_layer(frame, kept(frame, float(ratio), scope))
-        .groupby("criterion", sort=False)["covered"]
-        .mean()
-        .rename("covered")
-        .reset_index()
-        .assign(ratio=float(ratio))
-        for ratio in ratios
-    ]
-    return pd.concat(rows, ignore_index=True)
+    needed, count = _needed(frame, scope).to_numpy(), frame["count"].to_numpy(float)
+    groups = frame.groupby(["criterion", "layer"], sort=False)
+    cell, names = groups.ngroup().to_numpy(), [name for (name, _), _ in groups]
+    total = np.bincount(cell, count, len(names))
+    rows = []
+    for ratio in ratios:
+        carried = np.bincount(cell, np.where(needed <= ratio, count, 0), len(names))
+        shares = pd.Series(carried / np.where(total > 0, total, np.nan)).groupby(names, sort=False).mean()
+        rows += [(name, float(ratio), share) for name, share in shares.items()]
+    return pd.DataFrame(rows, columns=["criterion", "ratio", "covered"])
 
 
 def votes(frame: pd.DataFrame, keep: pd.Series) -> pd.DataFrame:
