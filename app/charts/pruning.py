@@ -66,7 +66,7 @@ def agreement_matrix(mean: pd.DataFrame, theme: str, *, names: dict[str, str]) -
 
     order = [name for name in names if name in set(mean["criterion"])]
     grid = mean.pivot(index="criterion", columns="other", values="spearman").reindex(index=order, columns=order)
-    shown = [[number(value, 2) if value == value else "–" for value in row] for row in grid.to_numpy()]
+    shown = [[f"{value:.2f}" if value == value else "–" for value in row] for row in grid.to_numpy()]
     labels = [names[name] for name in order]
     hover = "<b>%{y} · %{x}</b><br>rank correlation %{text}<extra></extra>"
     least = min(0.0, float(mean["spearman"].min()))

@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, data, pruning, state, ui, words
-from app.formats import count, number, percent, plural
+from app.formats import count, percent, plural
 from app.pages import Here, Page
 from probes.metrics.expert_importance import NEEDS
 
@@ -128,8 +128,8 @@ def _agreement(table: pd.DataFrame, names: dict[str, str], chosen: str, n: str) 
         near, far = apart.loc[apart["spearman"].idxmax()], apart.loc[apart["spearman"].idxmin()]
         says = (
             f"{names[chosen][0].upper()}{names[chosen][1:]} ranks experts most like {names[near['other']]} (mean rank "
-            f"correlation {number(near['spearman'], 2)}) and least like {names[far['other']]} "
-            f"({number(far['spearman'], 2)})."
+            f"correlation {near['spearman']:.2f}) and least like {names[far['other']]} "
+            f"({far['spearman']:.2f})."
         )
     ui.section("Do the criteria agree?", says)
     ui.chart_block(
