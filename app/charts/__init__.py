@@ -5,8 +5,10 @@ text: whatever is not ours goes through `plain`.
 """
 
 from app.charts.base import EXPORT_SCALE, modebar, plain
+from app.charts.compare import difference_heatmap, pair_curves
 from app.charts.consistency import budget_curve, cache_curves, srp_curves
 from app.charts.overview import coverage_bars, layer_curve, load_cap, load_heatmap
+from app.charts.pruning import agreement_matrix, criteria_curves, importance_heatmap
 from app.charts.specialization import atlas, contrast_bars, label_heatmap
 from app.charts.sql import quick_chart
 from app.charts.steering import changed_bars, effect_bars, kl_bars
@@ -17,6 +19,7 @@ from app.charts.uncertainty import label_lines, needed_bars, needed_curve
 
 __all__ = [
     "EXPORT_SCALE",
+    "agreement_matrix",
     "atlas",
     "budget_curve",
     "cache_curves",
@@ -25,8 +28,11 @@ __all__ = [
     "clustered",
     "contrast_bars",
     "coverage_bars",
+    "criteria_curves",
+    "difference_heatmap",
     "effect_bars",
     "flow_sankey",
+    "importance_heatmap",
     "kl_bars",
     "label_heatmap",
     "label_lines",
@@ -39,6 +45,7 @@ __all__ = [
     "modebar",
     "needed_bars",
     "needed_curve",
+    "pair_curves",
     "pair_heatmap",
     "plain",
     "quick_chart",

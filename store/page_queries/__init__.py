@@ -6,6 +6,7 @@ Every question names its run, and reads one sequence, one layer or the small agg
 from store.page_queries.experts import contexts, expert_totals, recorded, token_counts
 from store.page_queries.overview import layer_totals, load, missing, sampled_entropy, sampled_load
 from store.page_queries.places import places
+from store.page_queries.pruning import kept_outputs
 from store.page_queries.sequences import (
     firing_sequences,
     labels,
@@ -24,6 +25,7 @@ __all__ = [
     "contexts",
     "expert_totals",
     "firing_sequences",
+    "kept_outputs",
     "label_uncertainty",
     "labels",
     "layer_totals",
