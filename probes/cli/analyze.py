@@ -184,4 +184,5 @@ def _entry(metric: Any) -> dict[str, Any]:
     ]
     columns = [{"name": c.name, "unit": c.unit, "description": c.description} for c in metric.columns]
     text = {n: getattr(metric, n) for n in ("name", "title", "question", "formula", "source")}
-    return {**text, "options": options, "columns": columns, "by": list(metric.by), "ci": metric.estimate is not None}
+    ci = metric.estimate is not None or metric.token_intervals is not None
+    return {**text, "options": options, "columns": columns, "by": list(metric.by), "ci": ci}

@@ -60,7 +60,7 @@ def _optional(name: str) -> str:
 
 def _groups(metric: Metric) -> str:
     by = f"`--by {'|'.join(metric.by)}`" if metric.by else "no `--by`"
-    ci = f"`--ci` for `{metric.value}`" if metric.estimate is not None else "no `--ci`"
+    ci = f"`--ci` for `{metric.value}`" if metric.estimate or metric.token_intervals else "no `--ci`"
     noise = " Against noise: `--test`." if metric.compares is not None else ""
     return f"Groups: {by}. Intervals: {ci}.{noise}"
 

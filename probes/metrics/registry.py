@@ -126,6 +126,7 @@ class Metric:
     merge       how two counts become one, where that is not addition
     second      (counts, options, about) -> options of a second pass over the trace, or None
     cells       (options, about) -> how many numbers `count` makes per group, where they are many
+    token_intervals  (TokenDraws, counts, options, about) -> (low, high) along `table`'s index, where groups are tokens
     draws       (sums, groups, options, about) -> [resamples, rows], where `estimate` of each would be too slow
     tags        options that name a label, or a tag of the sequences' metadata as "key=value"
     compares    (options, labels) -> the labels whose difference `--test` tests against noise, or None for these options
@@ -154,6 +155,7 @@ class Metric:
     check: Callable[[Options, Any], None] | None = None
     cells: Callable[[Options, Any], int] | None = None
     draws: Callable[..., Any] | None = None
+    token_intervals: Callable[..., tuple[Any, Any]] | None = None
     tags: tuple[str, ...] = ()
     compares: Callable[[Options, tuple[str, ...]], tuple[str, ...] | None] | None = None
     paired: bool = False
