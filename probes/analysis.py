@@ -64,7 +64,8 @@ def analyze(
     pair = {name: params.pop(name, None) for name in PAIR if declared.paired or declared.across}
     options = declared.checked(params)
     source_trace = opened(trace)
-    source = TraceSource(source_trace, run_id, layers)
+    with source_trace.held():
+        source = TraceSource(source_trace, run_id, layers)
     source.asked = (declared, options)
     named = [options[name] for name in declared.tags]
     if tags := [name for name in named if "=" in name and name not in source.label_names]:
@@ -267,7 +268,8 @@ class TraceSource:
 
     def aggregates(self) -> Mapping[str, Any] | None:
         """The additive sums of the run, of the chosen layers; None where the trace has none."""
-        stored = self.trace.aggregates(self.run_id)
+        names = None if self.asked is None else ("count", "tokens", "missing", *self.asked[0].sums)
+        stored = self.trace.aggregates(self.run_id, names)
         if not stored:
             return None
         # Every position has a row in every layer, with or without routing.

@@ -120,6 +120,7 @@ class Metric:
     table       (counts, options, about) -> DataFrame, its index the position in `estimate` (row identity)
     estimate    (counts, options, about) -> the main value [..., rows], resamples as leading axis; None: no intervals
     aggregates  (aggregates, options, about) -> counts, where the trace's stored sums are enough
+    sums        which of the trace's stored sums beside count and tokens `aggregates` looks at
     groups      options -> what the metric itself compares ("label", "token", "predicted", "next"), or None
     by          what `--by` may name
     check       (options, about): raises UsageError where options do not fit together or the trace
@@ -148,6 +149,7 @@ class Metric:
     needs: tuple[str, ...] | Callable[[Options], tuple[str, ...]] = ()
     estimate: Callable[..., Any] | None = None
     aggregates: Callable[..., Counts | None] | None = None
+    sums: tuple[str, ...] = ()
     groups: Callable[[Options], str | None] = lambda options: None
     by: tuple[str, ...] = ("label",)
     merge: Callable[[Counts, Counts], Counts] | None = None
