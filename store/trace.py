@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +53,15 @@ class Trace:
         con = getattr(self._held, "con", None)
         return database.read(self.path, question, self.wait) if con is None else question(con)
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> AbstractContextManager[None]:
         """Several short questions of this thread on one connection: opening the file takes longer than each of them.
 
         Nobody can write meanwhile, so nothing slow belongs inside.
         """
-        if getattr(self._held, "con", None) is not None:
-            yield
-            return
+        return nullcontext() if getattr(self._held, "con", None) is not None else self._holding()
+
+    @contextmanager
+    def _holding(self) -> Iterator[None]:
         with database.reading(self.path, self.wait) as con:
             self._held.con = con
             try:

@@ -125,7 +125,7 @@ def _parser(metric: Any) -> argparse.ArgumentParser:
     common.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the resamples (0)")
     common.add_argument("--format", choices=FORMATS, default="table", help="how to print (table)")
     common.add_argument("--save", action="store_true", help=SAVE)
-    common.add_argument("--plot", metavar="FILE", help="also draw the table into FILE.svg or FILE.html")
+    common.add_argument("--plot", metavar="FILE", help="also draw the table into FILE.svg, FILE.html or FILE.png")
     common.add_argument("--json", action="store_true", help="the same as --format json")
     return parser
 

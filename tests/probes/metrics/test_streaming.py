@@ -24,7 +24,7 @@ LAYERS, EXPERTS, TOP_K, LENGTH, TOGETHER = 16, 64, 8, 1024, 32
 LIMIT = 2 << 30
 ASK = """
 import json, resource, sys, time
-resource.setrlimit(resource.RLIMIT_AS, (%d, %d))
+resource.setrlimit(resource.RLIMIT_AS, (LIMIT, LIMIT))
 from probes.analysis import analyze
 found = []
 for metric, options in json.loads(sys.argv[2]):
@@ -32,7 +32,7 @@ for metric, options in json.loads(sys.argv[2]):
     frame = analyze(sys.argv[1], metric, **options)
     found.append([metric, len(frame), time.process_time() - start])
 print(json.dumps({"found": found, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
-""" % (LIMIT, LIMIT)
+""".replace("LIMIT", str(LIMIT))
 STORED = [["load", {}], ["npmi", {}], ["coactivation", {}]]
 STREAMED = [
     *([["load", {"by": "label", "layers": "3"}], ["coactivation", {"adjacent_rank": True}]]),
