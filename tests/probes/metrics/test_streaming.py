@@ -24,7 +24,6 @@ LAYERS, EXPERTS, TOP_K, LENGTH, TOGETHER = 16, 64, 8, 1024, 32
 LIMIT = 2 << 30
 ASK = """
 import json, resource, sys, time
-resource.setrlimit(resource.RLIMIT_AS, (LIMIT, LIMIT))
 from probes.analysis import analyze
 found = []
 for metric, options in json.loads(sys.argv[2]):
@@ -32,7 +31,7 @@ for metric, options in json.loads(sys.argv[2]):
     frame = analyze(sys.argv[1], metric, **options)
     found.append([metric, len(frame), time.process_time() - start])
 print(json.dumps({"found": found, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
-""".replace("LIMIT", str(LIMIT))
+"""
 STORED = [["load", {}], ["npmi", {}], ["coactivation", {}]]
 STREAMED = [
     *([["load", {"by": "label", "layers": "3"}], ["coactivation", {"adjacent_rank": True}]]),
@@ -65,7 +64,7 @@ def _batch(index: int, pool: np.ndarray, n: int) -> Batch:
 
 
 def ask(path: Path, wanted: list[Any]) -> dict[str, Any]:
-    """What a fresh process with so much memory and no more says."""
+    """What a fresh process says, and the most memory it held."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-c", ASK, str(path), json.dumps(wanted)]
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=env)
