@@ -51,6 +51,7 @@ SHAPES = {
     "npmi": [{}, {"contrast": "t1", "minus": ("t2",)}],
     "batch_invariance": [{}, {"summary": True}],
     "norm_vs_gate": [{}, {"summary": True}],
+    "capacity": [{}, {"drop": "score"}],
     "cross_layer": [{}, {"transitions": True}],
     "routing_entropy": [{}, {"by": "token"}],
 }

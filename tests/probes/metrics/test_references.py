@@ -134,6 +134,16 @@ agrees("capacity", "layer gamma", lambda case: ref.capacity(case, 1.25, False), 
 agrees("capacity reroute", "layer gamma", lambda case: ref.capacity(case, 1.0, True), gamma=1.0, mode="reroute")
 
 
+for drop in ("score", "first", "last"):
+    agrees(
+        f"capacity drop {drop}",
+        "layer gamma",
+        lambda case, drop=drop: ref.capacity_lost(case, 0.5, drop),
+        gamma=0.5,
+        drop=drop,
+    )
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_agrees_with_the_definition(name: str) -> None:
     compute, keys, reference = TABLES[name]
