@@ -21,5 +21,5 @@ INTERVENTION = Intervention(
     source="control",
     shows="every expert equally often, within chance",
     key=key,
-    notes="What was banned before it can be drawn again; put `ban`, `prune` and `mask_top` after it.",
+    notes="Who was banned or forced before stays so.",
 )
