@@ -10,7 +10,9 @@ import sys
 import threading
 
 # Nothing that declares a Streamlit cache: caches want the running server.
-HEAVY = ("pandas", "duckdb", "plotly.graph_objects", "store.trace", "app.charts")
+HEAVY = ("pandas", "duckdb", "plotly.graph_objects", "store.trace", "app.charts", "probes.sampling")
+LATER = ("scipy.cluster.hierarchy", "scipy.spatial.distance")  # of single pages
+METRICS = ("srp", "sch", "cache_hit_rate", "cross_layer")  # whose compiled parts take a second to load
 
 
 def warm() -> None:
@@ -23,6 +25,20 @@ def warm() -> None:
     expert_colors()
     for theme in ("light", "dark"):
         template(theme)
+    for name in LATER:
+        importlib.import_module(name)
+    _load_kernels()
+
+
+def _load_kernels() -> None:
+    """Two tokens through the metrics that are compiled, so that their code is in memory when a page asks."""
+    import numpy as np
+
+    from probes import metrics
+
+    experts = np.zeros((2, 2, 1), np.int16)
+    for name in METRICS:
+        getattr(metrics, name)(experts=experts, num_experts=2, sequence_id=np.zeros(2, np.int64))
 
 
 def main() -> None:

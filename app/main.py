@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import streamlit as st
 from app import data, state, ui
 from app.formats import count, date
 from app.pages import SECTIONS, Here, Page, discover
+from app.served import short, traces
 from app.theme_watch import watch_theme
 from store.errors import TraceError
 
@@ -32,55 +32,66 @@ def main() -> None:
     st.navigation({name: pages for name, pages in sections.items() if pages}).run()
 
 
-def _shown(page: Page, render: Callable[[Here], None]) -> Callable[[], None]:
+def _shown(page: Page, render: Callable[[Any], None]) -> Callable[[], None]:
     def draw() -> None:
         ui.begin()
         state.carry_over(page.name)
-        here = choose(sys.argv[1:])
-        if here is not None:
-            try:
-                render(here)
-            except TraceError as error:
-                _unreadable(here.trace.path, error)
-            if here.recording:
-                _watch(here.trace)
+        paths = traces()
+        here = choose(paths, ui.full_state if page.needs_trace else _nothing)
+        if here is not None or not page.needs_trace:
+            _draw(here, render)
         with st.sidebar:
             watch_theme()
 
     return draw
 
 
-def choose(paths: list[str]) -> Here | None:
-    """The trace and run that the sidebar and the URL name; where there is none, the page says why."""
+def _draw(here: Here | None, render: Callable[[Any], None]) -> None:
+    try:
+        render(here)
+    except TraceError as error:
+        if here is None:
+            raise
+        _unreadable(here.trace.path, error)
+    if here is not None and here.recording:
+        _watch(here.trace)
+
+
+def choose(paths: list[str], say: Callable[..., None] = ui.full_state) -> Here | None:
+    """The trace and run that the sidebar and the URL name; where there is none, `say` is told why."""
     if not paths:
-        ui.full_state(
+        say(
             "No trace to look at yet",
-            "A trace is a file of what a model's routers did, token by token. Record one, then open it here:",
+            "A trace is a file of what a model's routers did, token by token. Record one, on the page Record or so:",
             "probe record MODEL --prompts prompts.jsonl --out trace.duckdb\nprobe app trace.duckdb",
         )
         return None
     path = _pick_trace(paths)
     try:
-        return _open(path)
+        return _open(path, say)
     except FileNotFoundError:
-        ui.full_state(
+        say(
             "The trace is not there",
             f"There is no file {path}. Was it moved or deleted? The page looks again on reload.",
         )
     except TraceError as error:
-        _unreadable(path, error)
+        _unreadable(path, error, say)
     return None
 
 
-def _unreadable(path: str, error: TraceError) -> None:
-    ui.full_state("The trace cannot be read", str(error), f"probe info {path}")
+def _nothing(*words: str) -> None:
+    """For a page that does without a trace."""
 
 
-def _open(path: str) -> Here | None:
+def _unreadable(path: str, error: TraceError, say: Callable[..., None] = ui.full_state) -> None:
+    say("The trace cannot be read", str(error), f"probe info {path}")
+
+
+def _open(path: str, say: Callable[..., None]) -> Here | None:
     trace = data.identify(path)
     runs = data.runs(trace)
     if runs.empty:
-        ui.full_state("The trace is empty", f"{trace.name} holds no run yet.", f"probe record MODEL --out {trace.name}")
+        say("The trace is empty", f"{trace.name} holds no run yet.", f"probe record MODEL --out {trace.name}")
         return None
     run = _pick_run(runs)
     _image_format()
@@ -89,18 +100,12 @@ def _open(path: str) -> Here | None:
 
 
 def _pick_trace(paths: list[str]) -> str:
-    names = {_short(path, paths): path for path in paths}
+    names = {short(path, paths): path for path in paths}
     if len(names) == 1:
         return paths[0]
     with st.sidebar:
         name = state.pick("Trace", "trace", list(names), clears=("run", "sequence", "token", "layer", "expert"))
     return names[name]
-
-
-def _short(path: str, paths: list[str]) -> str:
-    """The file's name; the whole path where two traces have the same name."""
-    same = [other for other in paths if Path(other).name == Path(path).name]
-    return Path(path).name if len(same) == 1 else path
 
 
 def _pick_run(runs: Any) -> dict[str, Any]:

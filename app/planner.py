@@ -34,29 +34,31 @@ def sizes(experts: int, most: int = 14) -> tuple[int, ...]:
     return tuple(int(size) for size in found)
 
 
-def hit_rates(rates: pd.DataFrame, cache_size: float) -> np.ndarray:
-    """[L] the hit rate of each layer with this many experts, between computed sizes on a straight line.
+def hit_rates(rates: pd.DataFrame, cache_sizes: np.ndarray) -> np.ndarray:
+    """[L, N] the hit rate of each layer with each number of experts, between computed sizes on a straight line.
 
     `rates`: layer, cache_size, hit_rate of one policy. No room, no hit.
     """
-    by_layer = rates.sort_values("cache_size").groupby("layer", sort=True)
-    return np.array([np.interp(cache_size, [0, *r["cache_size"]], [0, *r["hit_rate"]]) for _, r in by_layer])
+    grid = rates.pivot(index="layer", columns="cache_size", values="hit_rate").sort_index(axis=1)
+    known = np.array([0, *grid.columns], float)
+    return np.stack([np.interp(cache_sizes, known, [0.0, *row]) for row in grid.to_numpy()])
 
 
 def plan(rates: pd.DataFrame, top_k: np.ndarray, experts: int, expert_bytes: float, budget: float) -> Plan:
     """What `budget` bytes buy. `rates`: layer, cache_size, hit_rate of a policy; `top_k` [L]; `experts` of a layer."""
     cache_size = min(experts, int(budget // (expert_bytes * len(top_k))))
-    hits = np.ones(len(top_k)) if cache_size >= experts else hit_rates(rates, cache_size)
-    misses = float((top_k * (1 - hits)).sum())
-    return Plan(cache_size, float((top_k * hits).sum() / top_k.sum()), misses, misses * expert_bytes)
+    row = curve(rates, top_k, experts, expert_bytes).iloc[cache_size]
+    return Plan(cache_size, float(row["hit_rate"]), float(row["moved"] / expert_bytes), float(row["moved"]))
 
 
 def curve(rates: pd.DataFrame, top_k: np.ndarray, experts: int, expert_bytes: float) -> pd.DataFrame:
     """cache_size, budget, moved, hit_rate for every number of experts per layer from none to all."""
-    layers = len(top_k)
-    plans = [plan(rates, top_k, experts, expert_bytes, n * expert_bytes * layers) for n in range(experts + 1)]
-    rows = [(n, n * expert_bytes * layers, found.moved, found.hit_rate) for n, found in enumerate(plans)]
-    return pd.DataFrame(rows, columns=["cache_size", "budget", "moved", "hit_rate"])
+    sizes = np.arange(experts + 1)
+    hits = hit_rates(rates, sizes)
+    hits[:, -1] = 1.0  # all experts are there: nothing is ever moved
+    misses = top_k @ (1 - hits)
+    columns = {"cache_size": sizes, "budget": sizes * expert_bytes * len(top_k), "moved": misses * expert_bytes}
+    return pd.DataFrame({**columns, "hit_rate": top_k @ hits / top_k.sum()})
 
 
 def smallest(frame: pd.DataFrame, hit_rate: float) -> float:

@@ -20,36 +20,41 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from app.options import Options, as_words
 from app.theme import streamlit_options
 from probes.errors import ProbeError, UsageError
 from store.errors import TraceError
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 START_SECONDS = 60  # Streamlit answers in two or three; a busy machine may need longer
-UPLOAD_MB = 1  # no page takes uploads
+UPLOAD_MB = 64  # prompts to record
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "app" / "entry" / "dashboard.py"
 
 
 def serve(traces: Sequence[str], host: str = "127.0.0.1", port: int = 8501, open_browser: bool = False,
-          i_know: bool = False) -> int:  # fmt: skip
+          i_know: bool = False, record_to: str | None = None) -> int:  # fmt: skip
     """Serve `traces` until interrupted; 0 when stopped, 1 when Streamlit ended by itself.
 
-    Raises UsageError for a host that others can reach without `i_know`, ProbeError for a trace that is none or a port
-    that is taken: all before anything is started.
+    record_to: folder for what is recorded from the browser (default: a temporary one). Raises UsageError for a host
+    that others can reach without `i_know`, ProbeError for a trace that is none, a folder that cannot be written to or
+    a port that is taken: all before anything is started.
     """
     check_host(host, i_know)
     check_traces(traces)
+    check_folder(record_to)
     check_port(host, port)
-    return _run(command(traces, host, port), url(host, port), open_browser)
+    return _run(command(traces, host, port, record_to), url(host, port), open_browser)
 
 
-def command(traces: Sequence[str], host: str, port: int) -> list[str]:
+def command(traces: Sequence[str], host: str, port: int, record_to: str | None = None) -> list[str]:
     """The Streamlit command line: every setting that matters is said, so that no config file decides it."""
     options = [f"--{name}={value}" for name, value in settings(host, port).items()]
     options += [f"--server.allowedHosts={name}" for name in allowed_hosts(host)]
-    files = [str(Path(trace).resolve()) for trace in traces]
-    return [sys.executable, "-P", "-m", "app.launch", "run", str(SCRIPT), *options, "--", *files]
+    files = tuple(str(Path(trace).resolve()) for trace in traces)
+    place = None if record_to is None else str(Path(record_to).resolve())
+    own = as_words(Options(files, place, shared=not is_loopback(host)))
+    return [sys.executable, "-P", "-m", "app.launch", "run", str(SCRIPT), *options, "--", *own]
 
 
 def settings(host: str, port: int) -> dict[str, str]:
@@ -99,6 +104,12 @@ def check_traces(traces: Sequence[str]) -> None:
             _try_trace(trace)
         except TraceError as error:
             raise ProbeError(str(error)) from error
+
+
+def check_folder(record_to: str | None) -> None:
+    """New recordings can be written there; ProbeError where they cannot."""
+    if record_to is not None and not (Path(record_to).is_dir() and os.access(record_to, os.W_OK)):
+        raise ProbeError(f"--record-to {record_to}: no folder that can be written to")
 
 
 def check_port(host: str, port: int) -> None:
@@ -207,6 +218,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=8501)
     parser.add_argument("--i-know", action="store_true")
     parser.add_argument("--open", action="store_true")
+    parser.add_argument("--record-to")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -214,7 +226,7 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments(parser)
     args = parser.parse_args(words)
     try:
-        return serve(args.traces, args.host, args.port, args.open, args.i_know)
+        return serve(args.traces, args.host, args.port, args.open, args.i_know, args.record_to)
     except ProbeError as error:
         _say(f"probe: {error}")
         return 2 if isinstance(error, UsageError) else 1

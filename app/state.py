@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-CARRIED = ("trace", "run", "layer", "expert", "sequence", "token")  # choices that mean the same on every page
+CARRIED = ("trace", "run", "job", "layer", "expert", "sequence", "token")  # choices that mean the same on every page
 _MEMORY = "_last_choices"
 _PAGE = "_last_page"
 MAX_LENGTH = 200  # of a value; a URL may come from anyone

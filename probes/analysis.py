@@ -62,7 +62,9 @@ def analyze(
     `attrs` of the result hold metric, params, run_id and columns.
     """
     asked = Asked.of(metric, layers=layers, by=by, test=test, **params)
-    source = TraceSource(opened(trace), run_id, layers, sequences)
+    opened_trace = opened(trace)
+    with opened_trace.held():
+        source = TraceSource(opened_trace, run_id, layers, sequences)
     frame = asked.table(source)
     chosen = {} if sequences is None else {"sequences": source.sequences}
     frame.attrs = {
@@ -325,10 +327,12 @@ class TraceSource:
         )
 
     def aggregates(self) -> Mapping[str, Any] | None:
-        """The additive sums of the run, of the chosen layers; None where the trace has none, or not all is wanted."""
-        if self.sequences is not None and not self.sums_of_all:
-            return None
-        stored = self.trace.aggregates(self.run_id)
+    asked = Asked.of(metric, layers=layers, by=by, test=test, **params)
+    opened_trace = opened(trace)
+    with opened_trace.held():
+        source = TraceSource(opened_trace, run_id, layers, sequences)
+    frame = asked.table(source)
+    chosen = {} if sequences is None else {"sequences": source.sequences}
         if not stored:
             return None
         # Every position has a row in every layer, with or without routing.

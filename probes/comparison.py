@@ -218,18 +218,17 @@ def _two_runs(trace: Any, run: int | None, against: int | None) -> tuple[int, in
         complete = rest[rest["status"] == "complete"]
         against = int((complete if len(complete) else rest)["run_id"].iloc[-1])
     if run is None:
-        run = _before(frame, against)
+        run = _before(trace, frame, against)
     if run == against:
         raise UsageError(f"run {run} would be compared with itself: give --run and --against two different runs")
     return run, against
 
 
-def _before(frame: Any, against: int) -> int:
-    rows = frame[frame["run_id"] == against]
-    baseline = rows["baseline_run_id"].iloc[0] if len(rows) else None
-    if baseline is not None and baseline == baseline and int(baseline) in set(frame["run_id"]):
-        return int(baseline)
+def _before(trace: Any, frame: Any, against: int) -> int:
+    baseline = trace.run(against)["baseline_run_id"]
     others = [int(number) for number in frame["run_id"] if number != against]
+    if baseline in others:
+        return int(baseline)
     return max([number for number in others if number < against] or others)
 
 

@@ -95,7 +95,9 @@ def _values(column: pd.Series) -> Any:
 
 def _axis(column: pd.Series, most: int) -> dict[str, Any]:
     if _is_number(column):
-        return {"nticks": 10}
+        known = column.dropna()
+        few_whole = pd.api.types.is_integer_dtype(column) and len(known) and known.max() - known.min() < most
+        return {"dtick": 1} if few_whole else {"nticks": 10}
     names = list(dict.fromkeys(_values(column)))
     every = max(1, -(-len(names) // most))
     return {"type": "category", "tickmode": "array", "tickvals": names[::every]}

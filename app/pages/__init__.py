@@ -16,13 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Page:
-    """How a page stands in the navigation. `name` is its place in the URL; `order` sorts within its `section`."""
+    """How a page stands in the navigation. `name` is its place in the URL; `order` sorts within its `section`.
+
+    `needs_trace`: whether there is nothing to show without one; the others may be given None in place of Here.
+    """
 
     name: str
     title: str
     icon: str
     section: str
     order: int
+    needs_trace: bool = True
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Here:
 SECTIONS = ("Look", "Analyse", "Change", "Data")  # in the order of the sidebar
 
 
-def discover() -> list[tuple[Page, Callable[[Here], None]]]:
+def discover() -> list[tuple[Page, Callable[[Any], None]]]:
     """Every page of this package with its render function, in the order of the navigation."""
     modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
     pages = [(module.PAGE, module.render) for module in modules]

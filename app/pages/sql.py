@@ -16,7 +16,7 @@ import streamlit as st
 
 from app import charts, state, ui
 from app.charts.sql import KINDS, MOST_ROWS
-from app.formats import count
+from app.formats import count, plural
 from app.pages import Here, Page
 from app.query_table import frame_of, numeric
 from store import ask, reference
@@ -163,7 +163,7 @@ def _download(label: str, data: Any, name: str, mime: str) -> None:
 
 def _says(frame: pd.DataFrame, entry: dict[str, Any]) -> str:
     cut = ", cut there: more rows fit the query" if entry["result"].truncated else ""
-    shape = f"{count(len(frame))} {'row' if len(frame) == 1 else 'rows'}{cut}; {frame.shape[1]} columns"
+    shape = f"{plural(len(frame), 'row')}{cut}; {plural(frame.shape[1], 'column')}"
     return f"{shape}; {entry['seconds']:.1f} s."
 
 

@@ -21,6 +21,7 @@ TIES = 60  # drawn at most
 FEWEST_TOGETHER = 5  # tokens, below which a tie is noise
 FLOWS = 12  # per pair of layers
 SPAN = 4  # layers of a flow chart
+RESAMPLES = 200  # a resample is a table of expert × expert for every layer: more would take seconds
 
 
 def render(here: Here) -> None:
@@ -141,7 +142,7 @@ def _flow(here: Here, layer: int, expert: int | None) -> None:
         ui.note("The run has one MoE layer, so there is nowhere to go.")
         return
     ci = int(here.run["n_sequences"]) >= FEWEST
-    found = data.analysis_or_why(here.trace, here.run_id, "cross_layer", ci=ci)
+    found = data.analysis_or_why(here.trace, here.run_id, "cross_layer", ci=ci, resamples=RESAMPLES)
     first = min(layers.index(layer), max(0, len(layers) - SPAN))
     window = tuple(layers[first : first + SPAN])
     moves = data.analysis_or_why(here.trace, here.run_id, "cross_layer", layers=window, transitions=True)
@@ -217,7 +218,8 @@ def _information(here: Here, found: Any, ci: bool) -> None:
         meanings=[
             ("Information", "= mutual information between the first choices in a layer and in the next MoE layer, over "
              "the mean of their entropies: 0 = the one says nothing about the other, 1 = everything."),
-            ("Band", "= 95 % interval of the information, bootstrap over sequences (1,000 resamples).")
+            ("Band", "= 95 % interval of the information, "
+             f"bootstrap over sequences ({RESAMPLES} resamples).")
             if ci else ("No interval:", "too few sequences to say how much others would differ."),
             ("n", f"= {plural(table['n_tokens'].max(), 'token')}, "
              f"{words.sample(found.sample, f'probe analyze cross_layer {here.trace.name}')}."),

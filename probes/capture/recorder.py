@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from probes.capture.check import LayerReport, Report, self_test
+from probes.capture.check import self_test
 from probes.capture.discovery import MoELayer
 from probes.capture.forward import Forward, locate
 from probes.capture.hidden import hidden_points
@@ -19,6 +19,7 @@ from probes.capture.hooks import Hooks, lock_of
 from probes.capture.host import layer_arrays
 from probes.capture.inputs import Inputs, read_inputs, roots
 from probes.capture.late import finish
+from probes.capture.report import LayerReport, Report
 from probes.capture.shared import shared_points
 from probes.capture.tap import Session, Tap
 from probes.capture.transfer import Transfer

@@ -14,7 +14,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("trace_a", metavar="TRACE_A", help="the trace of run a (before)")
     parser.add_argument("trace_b", metavar="TRACE_B", nargs="?", help="the trace of run b (default: the same trace)")
     parser.add_argument(
-        "--run", type=int, metavar="ID", help="run a (default: the newest complete one, or b's baseline)"
+        "--run", type=int, dest="run_id", metavar="ID", help="run a (default: the newest complete one, or b's baseline)"
     )
     parser.add_argument("--against", type=int, metavar="ID", help="run b (default: the newest complete one)")
     parser.add_argument("--layers", metavar="0-7", help="only these layers, by the model's own index")
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.top < 0:
         raise UsageError(f"--top must not be negative, got {args.top}")
-    found = compare(args.trace_a, args.trace_b, args.run, args.against, args.layers, not args.no_agreement)
+    found = compare(args.trace_a, args.trace_b, args.run_id, args.against, args.layers, not args.no_agreement)
     for note in found.notes:
         print(f"probe: {note}", file=sys.stderr)
     print(json.dumps(as_object(found), ensure_ascii=False) if args.json else as_text(found, args.top))

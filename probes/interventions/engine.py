@@ -193,6 +193,8 @@ class LayerEdits:
         mode = Rerun(self._calls, lambda z: logits.view_as(z), choose, logits.shape[-1])
         with torch.no_grad(), top_k_set(self.report.found.parts, ids.shape[1]), mode:
             returned = classify(self._calls.module.forward(*args, **kwargs))
+        if returned.ids is None or returned.weights is None:
+            raise ProbeError(f"the router of layer {self.report.layer} does not hand out weights of other experts")
         order = returned.ids.argsort(-1)
         back = torch.empty_like(returned.weights).scatter_(1, ids.argsort(-1), returned.weights.gather(1, order))
         return back

@@ -29,7 +29,7 @@ def test_settings_are_safe():
     safe = {
         "server.address": "127.0.0.1", "server.enableCORS": "true", "server.enableXsrfProtection": "true",
         "server.headless": "true", "browser.gatherUsageStats": "false", "server.fileWatcherType": "none",
-        "server.maxUploadSize": "1", "server.enableStaticServing": "false",
+        "server.maxUploadSize": "64", "server.enableStaticServing": "false",
     }  # fmt: skip
     assert safe.items() <= settings.items()
 

@@ -1,0 +1,87 @@
+"""The standalone report: every page's figures and rows in one file, and nothing in it that runs or loads."""
+
+import json
+import re
+
+import pytest
+
+from app import report
+from probes.cli.main import main
+from probes.errors import ProbeError, UsageError
+from store.trace import open_trace
+from tests.app.traces import HOSTILE, Shape, write_trace
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A report over a trace whose tokens, labels and names are hostile."""
+    folder = tmp_path_factory.mktemp("report")
+    path = write_trace(folder / "<b>hostile.duckdb", Shape(sequences=12, missing=True), tokens=list(HOSTILE))
+    return report.write_report(path, folder / "report.html").read_text("utf-8")
+
+
+def sections(text):
+    return dict(re.findall(r'<section id="(\w+)">(.*?)</section>', text, re.DOTALL))
+
+
+def test_every_page_with_a_figure_is_in_it(written):
+    found = sections(written)
+    assert {"overview", "consistency", "structure", "pruning"} <= set(found)
+    assert not {"tokens", "sql", "record"} & set(found)  # nothing of theirs can be printed
+    for html in found.values():
+        assert html.count('class="figure"') >= 3
+        assert "<summary>" in html
+        assert "rw-definition" in html
+    assert "Who carries the load?" in found["overview"]
+
+
+def test_plotly_is_in_it_once_and_figures_are_plain_data(written):
+    assert written.count("plotly.js v") == 1
+    figures = re.findall(r'type="application/json" data-into="([^"]+)">(.*?)</script>', written, re.DOTALL)
+    assert len({place for place, _ in figures}) == len(figures) >= 12
+    for place, text in figures:
+        assert "<" not in text
+        assert {"data", "layout"} <= set(json.loads(text))
+        assert f'id="{place}"' in written
+
+
+def test_nothing_runs_and_nothing_is_loaded(written):
+    ours = written.replace(re.search(r"<script>/\*.*?</script>", written, re.DOTALL)[0], "")
+    assert "default-src 'none'" in ours
+    for tag in ("<img", "<b>hostile", "<script>document", "javascript:", " src=", "<link", "@import", "url("):
+        assert tag not in re.sub(r'type="application/json".*?</script>', "", ours, flags=re.DOTALL)
+    assert "&lt;b&gt;hostile.duckdb" in ours
+    assert 'class="rw-link"' not in ours  # links lead to pages that are not there
+
+
+def test_rows_are_cut_in_the_table_and_whole_in_the_csv(written):
+    assert re.search(r"the first 200 of \d[\d,]+ rows", written)
+    assert written.count("data:text/csv;base64,") >= 10
+
+
+def test_a_run_that_is_not_there_and_a_place_that_is_none(traces, tmp_path):
+    with pytest.raises(ProbeError, match="no run 9"):
+        report.write_report(traces["plain"], tmp_path / "r.html", run=9)
+    with pytest.raises(UsageError, match="no folder"):
+        report.write_report(traces["plain"], tmp_path / "none" / "r.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_writes_a_report(traces, tmp_path, capsys):
+    assert main(["export", str(traces["bare"]), "--to", str(tmp_path / "r.html"), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["kind"] == "html"
+    assert (tmp_path / "r.html").stat().st_size == said["bytes"] > 1_000_000
+    assert main(["export", str(traces["plain"]), "--to", str(tmp_path / "no" / "r.html")]) == 2
+    assert main(["export", str(tmp_path / "gone.duckdb"), "--to", str(tmp_path / "r2.html")]) == 1
+    said = capsys.readouterr().err
+    assert "no folder" in said
+    assert "Traceback" not in said
+
+
+def test_the_command_writes_shards(traces, tmp_path, capsys):
+    assert main(["export", str(traces["plain"]), "--to", str(tmp_path / "shards")]) == 0
+    assert open_trace(tmp_path / "shards").run()["n_tokens"] == 1440
+    assert main(["export", str(traces["plain"]), "--to", str(tmp_path / "shards")]) == 1
+    assert main(["export", str(traces["plain"]), "--to", str(tmp_path / "x"), "--run", "1"]) == 2
+    assert "holds every run" in capsys.readouterr().err
