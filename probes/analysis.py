@@ -327,12 +327,11 @@ class TraceSource:
         )
 
     def aggregates(self) -> Mapping[str, Any] | None:
-    asked = Asked.of(metric, layers=layers, by=by, test=test, **params)
-    opened_trace = opened(trace)
-    with opened_trace.held():
-        source = TraceSource(opened_trace, run_id, layers, sequences)
-    frame = asked.table(source)
-    chosen = {} if sequences is None else {"sequences": source.sequences}
+        """The additive sums of the run, of the chosen layers; None where the trace has none, or not all is wanted."""
+        if self.sequences is not None and not self.sums_of_all:
+            return None
+        names = None if self.asked is None else ("count", "tokens", "missing", *self.asked[0].sums)
+        stored = self.trace.aggregates(self.run_id, names)
         if not stored:
             return None
         # Every position has a row in every layer, with or without routing.

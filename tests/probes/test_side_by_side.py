@@ -139,3 +139,20 @@ def test_mistakes_on_the_command_line(words, said, capsys):
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_both_runs_are_in_the_trace(sample, tmp_path, capsys):
+    out = tmp_path / "both.duckdb"
+    found = side_by_side(*sample, PROMPT, [BAN], decoding=SHORT, trace=str(out))
+    runs = probes.open_trace(out).runs().set_index("run_id")
+    assert runs["name"].to_dict() == {found.baseline_run_id: "baseline", found.steered_run_id: "steered"}
+    steered = runs.loc[found.steered_run_id]
+    assert steered["baseline_run_id"] == found.baseline_run_id
+    kept = steered["intervention"]
+    assert (json.loads(kept) if isinstance(kept, str) else kept) == found.interventions
+    tokens = probes.open_trace(out).sql("SELECT run_id, token_id FROM tokens ORDER BY run_id, position")
+    start = sample[1](PROMPT).input_ids
+    for run, side in ((found.baseline_run_id, found.baseline), (found.steered_run_id, found.steered)):
+        assert tokens[tokens["run_id"] == run]["token_id"].tolist() == start + side.ids
+    counts = probes.analyze(out, "load", run_id=found.steered_run_id).set_index(["layer", "expert"])["count"]
+    assert counts[3, 14] == 0

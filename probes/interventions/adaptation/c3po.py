@@ -6,7 +6,7 @@ what lowers the neighbours' loss when it is put in their place ("gradient"). Not
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from probes.steering import active
 
 AT_ONCE = 32  # references in one pass
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+Embedder = Callable[[torch.Tensor, torch.Tensor], Any]
 _KNOWN: WeakKeyDictionary[Any, tuple[Any, References]] = WeakKeyDictionary()
 
 
@@ -35,41 +36,48 @@ class References:
     """Prompts the model answers correctly, and how it routes their last token.
 
     embeddings  float32 [N, H], of length 1;  logits  layer -> float32 [N, E];  asked  how many there were before
+    embedder    what made the embeddings, (ids [B, S], mask [B, S]) -> [B, H]; None: the mean last hidden state
     """
 
     examples: tuple[Example, ...]
     embeddings: torch.Tensor
     logits: dict[int, torch.Tensor]
     asked: int
+    embedder: Embedder | None = None
 
 
 @torch.no_grad()
 def references(
-    model: Any, examples: Iterable[Any], tokenizer: Any = None, end: str = "\n", embeddings: Any = None
+    model: Any, examples: Iterable[Any], tokenizer: Any = None, end: str = "\n", embedder: Embedder | None = None
 ) -> References:
     """The examples (see `read_examples`) that `model` answers correctly: greedy decoding would give the target.
 
-    embeddings  [N, H] of the prompts, to find neighbours by; the mean last hidden state of the prompt otherwise
+    embedder  (ids [B, S], mask [B, S], padded on the left) -> [B, H] of prompts, to find neighbours by; the mean last
+              hidden state otherwise
     UsageError where none is answered correctly.
     """
     refuse(model)
     found = read_examples(examples, tokenizer, end)
     with switched(model, (), "all") as switch:
-        parts = [_look(model, batch, switch) for batch in batches(found, AT_ONCE, padding_id(model), _device(model))]
+        parts = [
+            _look(model, batch, switch, embedder)
+            for batch in batches(found, AT_ONCE, padding_id(model), _device(model))
+        ]
     right, own, *logits = (torch.cat(column) for column in zip(*parts, strict=True))
     if not bool(right.any()):
         raise UsageError(f"none of the {len(found)} reference prompts is answered correctly, so none can guide")
-    vectors = own if embeddings is None else torch.as_tensor(embeddings, dtype=torch.float32).to(own.device)
     kept = tuple(one for one, ok in zip(found, right.tolist(), strict=True) if ok)
     table = {layer: z[right] for layer, z in zip(switch.seen, logits, strict=True)}
-    return References(kept, _unit(vectors[right]), table, len(found))
+    return References(kept, _unit(own[right]), table, len(found), embedder)
 
 
-def _look(model: Any, batch: Batch, switch: Switch) -> tuple[torch.Tensor, ...]:
+def _look(model: Any, batch: Batch, switch: Switch, embedder: Embedder | None) -> tuple[torch.Tensor, ...]:
     """(answered correctly [B], embeddings [B, H], the logits of each layer [B, E]...)."""
     switch.at = batch.last
     # One pass for all three: nothing of the target is seen at the prompt's tokens.
-    vectors, logits = embed(model, batch.ids, batch.mask, batch.mask.bool() & ~batch.target)
+    prompt = batch.mask.bool() & ~batch.target
+    vectors, logits = embed(model, batch.ids, batch.mask, prompt)
+    vectors = vectors if embedder is None else _embedded(embedder, batch.ids, prompt.long())
     hit = (logits[:, :-1].argmax(-1) == batch.ids[:, 1:]) | ~batch.target[:, 1:]
     return (hit.all(1), vectors, *switch.seen.values())
 
@@ -98,7 +106,8 @@ class C3PO(Learner):
     def _look(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[int, torch.Tensor]:
         self._switch.at, self._switch.put = self._end(ids), {}
         vectors, _ = embed(self._model, ids, mask, mask)
-        self._vectors = _unit(vectors)
+        embedder = self._known.embedder
+        self._vectors = _unit(vectors if embedder is None else _embedded(embedder, ids, mask))
         self.forwards, self.rows = self.forwards + 1, self.rows + ids.numel()
         return dict(self._switch.seen)
 
@@ -204,6 +213,15 @@ def known_references(model: Any, source: Any, tokenizer: Any) -> References:
     if remembered is None or remembered[0] != key:
         _KNOWN[model] = (key, references(model, read_prompts(source).good, tokenizer))
     return _KNOWN[model][1]
+
+
+def _embedded(embedder: Embedder, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """[B, H] of the tokens `mask` names, moved to the right end first: targets leave a gap there."""
+    rows = [row[keep.bool()] for row, keep in zip(ids, mask, strict=True)]
+    longest = max(map(len, rows))
+    moved = torch.stack([torch.nn.functional.pad(row, (longest - len(row), 0)) for row in rows])
+    kept = torch.stack([torch.arange(longest, device=ids.device) >= longest - len(row) for row in rows]).long()
+    return torch.as_tensor(embedder(moved, kept), dtype=torch.float32).to(ids.device)
 
 
 def _unit(vectors: torch.Tensor) -> torch.Tensor:

@@ -165,3 +165,73 @@ def test_bad_interventions_are_refused_before_the_model_is_asked(sample, specs, 
 
 def test_routers_are_counted(sample):
     assert check_arms([arm_of("random")], *sample) == ROUTERS
+
+
+def test_controls_of_sets_and_tables_and_keep_lists():
+    sets, table, kept = (
+        arm_of(given)
+        for given in (
+            "steermoe:activate=3.14+3.2,deactivate=2.3",
+            {"name": "output", "mode": "other", "members": {"1": {"4": {"4": 2, "5": 1}, "5": {"4": 2, "5": 1}}}},
+            "prune:layer=0,keep=0-7",
+        )
+    )
+    for control in controls(sets, ROUTERS, 3):
+        named = experts_in(control.specs[0], ROUTERS)
+        assert {layer: len(some) for layer, some in named.items()} == {2: 1, 3: 2}
+        assert not set(named[3]) & {14, 2}
+    for control in controls(table, ROUTERS, 3):
+        ((_, row),) = control.specs[0].options["members"].items()
+        assert [sorted(inner.values()) for inner in row.values()] == [[1, 2], [1, 2]]
+        assert all(inner.keys() == row.keys() for inner in row.values())
+        assert not set(row) & {"4", "5"}
+    # Half of a keep-list's control is on the list: its complement would be the worst choice there is.
+    drawn = [set(experts_in(control.specs[0], ROUTERS)[0]) for control in controls(kept, ROUTERS, 20)]
+    assert all(len(some) == 8 for some in drawn)
+    assert any(some & set(range(8)) for some in drawn)
+
+
+def test_decoding_strategies_are_arms(sample, tmp_path):
+    model, tokenizer = sample
+    found = evaluate(
+        model,
+        SUMS,
+        ["ensemble:n=1", "ensemble:n=2,tau=30,spare_ends=false", "contrast", "top_k:k=1 + ensemble:n=1"],
+        tokenizer=tokenizer,
+        limit=4,
+        control_seeds=1,
+        max_new_tokens=40,
+    )
+    neutral = found.row("sums", "ensemble:n=1", "exact_match")
+    assert (neutral.value, neutral.difference, neutral.controls) == (1, 0, 0)
+    assert found.row("sums", "ensemble:n=1", "kl").value < 1e-4
+    noisy = next(name for name in found.arms if "tau=30" in name)
+    assert found.row("sums", noisy, "kl").value > 0.01
+    with pytest.raises(KeyError):
+        found.row("sums", "contrast", "kl")
+    assert any("contrast: no kl, it is infinite" in note for note in found.notes)
+    assert found.settings["reading"] == "token by token"
+    both = next(name for name in found.arms if "top_k" in name and "control" not in name)
+    assert [part["name"] for part in found.arms[both]] == ["top_k", "ensemble"]
+    with pytest.raises(UsageError, match="one decoding strategy at a time"):
+        arm_of("contrast + ensemble:n=2")
+
+
+def test_recipes_are_arms(sample, tmp_path):
+    model, tokenizer = sample
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("\n".join(TEXT.read_text("utf-8").splitlines()[::40]), encoding="utf-8")
+    probes.record(model, prompts, tmp_path / "t.duckdb", tokenizer=tokenizer)
+    recipe = "npmi:label=arithmetic,top=2,action=ban"
+    found = evaluate(
+        model,
+        SUMS,
+        recipe,
+        tokenizer=tokenizer,
+        trace=tmp_path / "t.duckdb",
+        limit=2,
+        control_seeds=1,
+        max_new_tokens=8,
+    )
+    assert found.row("sums", recipe, "kl").controls == 1
+    assert len(found.arms[recipe][0]["experts"]) == 2

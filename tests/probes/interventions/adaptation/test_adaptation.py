@@ -11,7 +11,7 @@ from probes.families import family
 from probes.families.tiny import tiny_model
 from probes.interventions import parse
 from probes.interventions.adaptation import Example, expert_tuning, learn_vectors, references, rewiring, router_tuning
-from probes.interventions.adaptation.c3po import C3PO, c3po
+from probes.interventions.adaptation.c3po import c3po
 from probes.interventions.adaptation.counts import chosen_counts, gained
 from probes.interventions.adaptation.examples import batch_of, read_examples
 from probes.interventions.adaptation.losses import forward_inputs, next_token_loss, predicted
@@ -278,10 +278,20 @@ class TestC3PO:
         assert not torch.allclose(cached.scores, decode(model, PADDED, "plain", 4, keep_scores=True).scores)
 
     def test_embeddings_of_ones_own(self, model, right):
-        given = np.eye(6, 4, dtype=np.float32) + 0.1
-        known = references(model, right, embeddings=given)
-        assert known.embeddings.shape == (6, 4)
-        assert C3PO.__doc__
+        """By the first token's distance: the neighbours are those with the nearest first token."""
+
+        def embedder(ids, mask):
+            first = ids.gather(1, mask.argmax(1, keepdim=True)).float()
+            assert mask[:, -1].all()
+            return torch.cat([torch.cos(first / 10), torch.sin(first / 10)], 1)
+
+        known = references(model, right, embedder=embedder)
+        assert known.embeddings.shape == (6, 2)
+        prompt = torch.tensor([[0, 8, 50, 51]])
+        with c3po(model, c3po_options(known)) as learner:
+            learner._look(prompt, (prompt > 0).long())
+            near, _ = learner._neighbours(learner._vectors, prompt, (prompt > 0).long())
+        assert near[0, 0] == 3  # the reference that starts with 8
 
 
 class TestTuning:
