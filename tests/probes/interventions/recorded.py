@@ -13,6 +13,7 @@ import numpy as np
 E, K = 16, 2
 BEST = (3, 9)  # experts named in the specs, of every layer
 MEAN = [0.5] * 128
+VECTOR = [float(expert) for expert in range(E)]
 
 
 def dense(run, layer, name="weights"):
@@ -139,6 +140,15 @@ def rank(plain, steered):
     order = np.argsort(-plain["logits"][:, 0], axis=-1, kind="stable")[:, [1, 3]]
     assert (steered["experts"][:, 0] == order).all()
     close(steered["weights"][:, 0], np.take_along_axis(scores(plain, 0), order, 1))
+
+
+def added(plain, steered):
+    close(steered["logits"][:, 0], plain["logits"][:, 0] + VECTOR)
+
+
+def replaced(plain, steered):
+    close(steered["logits"], np.broadcast_to(VECTOR, steered["logits"].shape))
+    assert (steered["experts"] == [15, 14]).all()
 
 
 def same_choice(plain, steered):
@@ -297,6 +307,10 @@ class Case:
 NAMED = "expert=3+9"
 MEANS = {str(layer): {"3": MEAN} for layer in range(4)}
 CASES = {
+    "logit_vectors": Case({"name": "logit_vectors", "vectors": dict.fromkeys(range(4), VECTOR)}, added),
+    "logit_vectors replace": Case(
+        {"name": "logit_vectors", "mode": "replace", "vectors": dict.fromkeys(range(4), VECTOR)}, replaced
+    ),
     "rank": Case("rank:rank=2+4", rank),
     "ban": Case(f"ban:{NAMED}", ban),
     "mask": Case(f"mask:{NAMED}", mask),
