@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from probes.sampling import Sampled
 
 RECORDING = ("recording", "running")  # run states in which more is still coming
+SAMPLE_ROWS = 200_000  # (token, layer) rows that an answer reads where the stored sums are not enough
 READ_SECONDS = 15.0  # a recorder holds the file for moments; longer than this and the page says so
 
 
@@ -101,6 +102,14 @@ def analysis_or_why(trace: TraceFile, run_id: int, metric: str, **params: Any) -
         return analysis(trace, run_id, metric, **params)
     except ProbeError as error:
         return str(error)
+
+
+@st.cache_data(show_spinner=False, max_entries=32)
+def drawn(trace: TraceFile, run_id: int, most_rows: int = SAMPLE_ROWS) -> tuple[list[int], int]:
+    """Numbers of whole sequences drawn evenly, at most `most_rows` (token, layer) rows together, and their tokens."""
+    most_tokens = max(1, most_rows // max(1, len(layers(trace, run_id))))
+    frame = open_file(trace).drawn(run_id, most_tokens)
+    return frame["sequence_id"].tolist(), int(frame["n_tokens"].sum())
 
 
 @st.cache_resource(show_spinner=False, max_entries=8)

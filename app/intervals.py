@@ -29,6 +29,16 @@ def spread(
         return np.full_like(center, np.nan), np.full_like(center, np.nan)
     drawn = np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(np.float64)
     resampled = statistic((drawn @ sums.reshape(n, -1)).reshape(RESAMPLES, *sums.shape[1:]))
-    low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
+    low, high = _quantiles(resampled)
     shrink = np.sqrt(n / max(n, n_population))
     return shrink * (center - high), shrink * (center - low)
+
+
+def _quantiles(resampled: np.ndarray) -> np.ndarray:
+    """[2, L] the ends of the middle 95 %; a resample that says nothing (a rare token was not drawn) is left out."""
+    unknown = np.isnan(resampled)
+    if not unknown.any():
+        return np.quantile(resampled, [0.025, 0.975], axis=0)
+    nothing = unknown.all(axis=0)
+    found = np.nanquantile(np.where(nothing, 0.0, resampled), [0.025, 0.975], axis=0)
+    return np.where(nothing, np.nan, found)

@@ -17,6 +17,20 @@ NO_EXPERT_COLOR = "#9aa3af"
 # it can be. A colour depends on the expert's number alone, so an expert looks the same in every chart.
 _FIRST = ("#0072b2", "#e69f00", "#56b4e9", "#d55e00")
 
+# Names other than experts: the colours of Paul Tol's "muted" scheme, seen apart by every kind of sight.
+_CATEGORIES = (
+    "#cc6677",
+    "#4477aa",
+    "#ddaa33",
+    "#117733",
+    "#88ccee",
+    "#aa4499",
+    "#44aa99",
+    "#999933",
+    "#882255",
+    "#6655aa",
+)
+
 SEQUENTIAL = {
     "light": ("#f3f6fa", "#cfe1ee", "#92c3dc", "#4d9cc4", "#20719f", "#0d4a78", "#0a2a4d"),
     "dark": ("#171d27", "#17364c", "#17587a", "#1f83a0", "#46b0ae", "#95d6a4", "#eef6b0"),
@@ -63,6 +77,11 @@ def expert_color(expert: int, num_experts: int) -> str:
     if not 0 <= expert < num_experts:
         return NO_EXPERT_COLOR
     return expert_colors()[expert % MAX_EXPERTS]
+
+
+def category_color(place: int) -> str:
+    """`#rrggbb` of a label or another name by its place; grey beyond those that can be told apart."""
+    return _CATEGORIES[place] if 0 <= place < len(_CATEGORIES) else NO_EXPERT_COLOR
 
 
 @lru_cache(maxsize=1)

@@ -10,18 +10,19 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
 
 import pandas as pd
 import streamlit as st
 
 from app import charts, state
+from app.cells import Safe, href, link
 from app.theme import COLORS
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-FIRST_PAGE = "overview"  # the one at the bare address
+NOTHING_YET = "No routing has been recorded yet. The page fills by itself while the recording goes on."
+__all__ = ["Safe", "href", "link"]  # from app.cells, for the pages
 STYLE = (Path(__file__).parent / "components" / "page.css").read_text("utf-8")
 
 
@@ -75,6 +76,14 @@ def section(title: str, says: str = "") -> None:
     st.html(f'<h2 class="rw-section">{escape(title)}</h2><p class="rw-says">{escape(says)}</p>')
 
 
+def pick_layer(here: Any, label: str = "Layer", width: float = 0.22) -> int:
+    """The layer this page is about, bound to the URL; the middle one where none is chosen."""
+    layers = [int(layer) for layer in here.layers["layer"]]
+    column, _ = st.columns([width, 1 - width])
+    with column:
+        return state.pick(label, "layer", layers, default=layers[len(layers) // 2], clears=("expert",))
+
+
 def facts(groups: dict[str, dict[str, str]]) -> None:
     """Named groups of name–value pairs, side by side where there is room."""
     blocks = ""
@@ -98,18 +107,6 @@ def definition(entries: Sequence[tuple[str, str]]) -> None:
 def quiet(text: str) -> None:
     """A small line beside a control."""
     st.html(f'<span class="rw-quiet">{escape(text)}</span>')
-
-
-def href(page: str, **choices: Any) -> str:
-    """The address of a page with these choices, in the trace and run of this one. None leaves a choice out."""
-    kept = {name: state.read(name) for name in ("trace", "run", "job")} | choices
-    query = urlencode({name: str(value) for name, value in kept.items() if value is not None})
-    return f"./{'' if page == FIRST_PAGE else page}{'?' if query else ''}{query}"
-
-
-def link(page: str, says: Any, **choices: Any) -> str:
-    """A link to another page with these choices, as escaped HTML: for a sentence or a cell of a table."""
-    return f'<a class="rw-link" href="{escape(href(page, **choices))}" target="_self">{escape(str(says))}</a>'
 
 
 def note(text: str) -> None:

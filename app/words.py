@@ -59,7 +59,7 @@ def sample(of: Sample, command: str = "") -> str:
     if of.values == "saved":
         return f"from a table saved in the trace, of {all_of}"
     if of.values != "sample":
-        return f"from {all_of}" + (f"; the noise of it from {drawn}" if of.noise == "sample" else "")
+        return f"from {all_of}" + (f"; intervals and tests from {drawn}" if of.noise == "sample" else "")
     return f"from {drawn} ({plural(of.n_tokens, 'token')})" + (f"; the whole: {command}" if command else "")
 
 
@@ -72,4 +72,109 @@ def token_entropy(frame: pd.DataFrame) -> str:
     return (
         f"Compared with its sequence, the routers were least sure about it in layer {int(most['layer'])}: "
         f"{number(most['value'])} nats, {number(most['mean'])} on average over {plural(most['n'], 'token')}."
+    )
+
+
+def strongest_labels(best: pd.DataFrame, layer: int) -> str:
+    """Which expert goes most with which label in a layer. `best`: target, expert, npmi; one row per label."""
+    if best.empty:
+        return f"No label meets an expert in layer {layer}."
+    top = best.sort_values("npmi", ascending=False, kind="stable").head(3)
+    pairs = ", ".join(f"{r.target} with expert {r.expert} ({number(r.npmi)})" for r in top.itertuples())
+    return f"In layer {layer}, most of all go together: {pairs} (nPMI: 0 is chance, 1 always together)."
+
+
+def deepest_labels(best: pd.DataFrame) -> str:
+    """Where labels separate most. `best`: layer, target, npmi, expert."""
+    top = best.loc[best["npmi"].idxmax()]
+    mean = best.groupby("layer")["npmi"].mean()
+    return (
+        f"The strongest tie is {top['target']} with expert {top['expert']} of layer {top['layer']} "
+        f"(nPMI {number(top['npmi'])}); over all labels layer {mean.idxmax()} separates them most."
+    )
+
+
+def contrast(frame: pd.DataFrame, a: str, b: str) -> str:
+    """The expert that differs most between two labels. `frame`: layer, expert, value, low, high, q, sure."""
+    sure = frame[frame["sure"]]
+    if sure.empty:
+        return f"No expert is chosen more often in {a} than in {b}, or less, beyond noise (q ≤ 5 %)."
+    top = sure.iloc[0]
+    more, less = (a, b) if top["value"] > 0 else (b, a)
+    low, high = sorted((abs(top["low"]), abs(top["high"])))
+    return (
+        f"{plural(len(sure), 'expert')} of {count(len(frame))} differ beyond noise (q ≤ 5 %). Expert "
+        f"{int(top['expert'])} of layer {int(top['layer'])} differs most: {percent(abs(top['value']))} more of the "
+        f"tokens of {more} choose it than of {less} (95 % interval {percent(low)} to {percent(high)})."
+    )
+
+
+def markers(frame: pd.DataFrame, plus: str, minus: str) -> str:
+    """The expert that goes most with a token. `frame`: layer, expert, value, low, high, sure."""
+    top = frame.loc[frame["value"].idxmax()]
+    against = f" rather than with {minus}" if minus else ""
+    return (
+        f"Expert {int(top['expert'])} of layer {int(top['layer'])} goes most with {plus}{against}: score "
+        f"{number(top['value'])} (95 % interval {number(top['low'])} to {number(top['high'])}); "
+        f"{plural(int(frame['sure'].sum()), 'expert')} of {count(len(frame))} have an interval without 0."
+    )
+
+
+def vocabulary(table: pd.DataFrame, often: pd.DataFrame, layer: int) -> str:
+    """How much tokens belong to one expert. `table`, `often`: token, expert, share, n; the latter of common tokens."""
+    if table.empty:
+        return f"Layer {layer} has no routing in what was read."
+    owned = int((often["share"] >= 0.9).sum())
+    return (
+        f"In layer {layer}, {count(owned)} of {plural(len(often), 'token')} seen often enough send at least 90 % of "
+        f"their occurrences to one expert first; the middle one sends {percent(often['share'].median())}."
+    )
+
+
+def expert_labels(frame: pd.DataFrame, expert: int) -> str:
+    """The labels of an expert. `frame`: name, value, low, high, sure; the largest value first."""
+    strong = frame[frame["sure"] & (frame["value"] > 0)]
+    if strong.empty:
+        return f"Expert {expert} has no label of its own: no interval lies above chance."
+    shown = ", ".join(
+        f"{r.name_} ({number(r.value)})" for r in strong.rename(columns={"name": "name_"}).head(3).itertuples()
+    )
+    return f"It goes most with {shown}; {plural(len(strong), 'label')} of {count(len(frame))} lie above chance."
+
+
+def expert_tokens(frame: pd.DataFrame) -> str:
+    """The tokens of an expert. `frame`: npmi, chosen, n; the largest nPMI first."""
+    if frame.empty:
+        return "No token that was read often enough chose it."
+    top = frame.iloc[0]
+    return (
+        f"The clearest goes to it {count(top['chosen'])} times out of {count(top['n'])} (nPMI {number(top['npmi'])}); "
+        f"{plural(int((frame['low'] > 0).sum()), 'token')} of the {count(len(frame))} listed lie surely above chance."
+    )
+
+
+def partners(mine: pd.DataFrame) -> str:
+    """With whom an expert is chosen. `mine`: other, conditional, lift, npmi; the largest nPMI first."""
+    if mine.empty:
+        return "It was never chosen together with another."
+    top = mine.iloc[0]
+    return f"Most with expert {int(top['other'])}, {number(top['lift'])} times as often as by chance."
+
+
+def alike(found: pd.DataFrame) -> str:
+    """Who takes the same tokens. `found`: expert, similarity; the most alike first."""
+    if found.empty:
+        return "It was chosen too seldom in what was read to say."
+    top = found.iloc[0]
+    return f"Expert {int(top['expert'])} takes the most alike tokens (overlap {number(top['similarity'])})."
+
+
+def importance(mine: pd.DataFrame, experts: int) -> str:
+    """Where an expert stands by each criterion. `mine`: criterion, rank."""
+    best, worst = mine.loc[mine["rank"].idxmin()], mine.loc[mine["rank"].idxmax()]
+    if best["rank"] == worst["rank"]:
+        return f"Rank {best['rank']} of {experts} in its layer by every criterion this run allows."
+    return (
+        f"By {best['criterion']} it is number {best['rank']} of {experts} in its layer, by {worst['criterion']} number "
+        f"{worst['rank']}."
     )

@@ -16,7 +16,7 @@ from probes.errors import ProbeError, UsageError
 from probes.metrics import discover, get
 from probes.metrics.bootstrap import SEED
 from probes.metrics.chunk import MOMENTS, WEIGHTS, About, PairedArrays
-from probes.metrics.function import PER_TOKEN_LAYER, SCORES
+from probes.metrics.function import PER_EXPERT, PER_TOKEN_LAYER, SCORES
 from probes.metrics.permutation import PERMUTATIONS, Permuted, with_noise
 from probes.metrics.registry import LEVELS, Column, Metric
 from probes.metrics.run import run
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 96 * 2**20
 PAIR = ("against", "against_trace")
 MOST_ROWS = 1_000_000
-PER_LAYER = ("experts", "weights", "logits", "output_norm", "output_absmax", *PER_TOKEN_LAYER)
+PER_LAYER = ("experts", "weights", "logits", "output_norm", "output_absmax", "expert_norm", *PER_TOKEN_LAYER)
 PER_TOKEN = ("token_id", "predicted_id", "token", "label")
 COMMON_COLUMNS = (
     Column("label", "name", "label of the sequences; null = those without one"),
@@ -90,7 +90,7 @@ class Asked:
     def of(cls, metric: str, layers: Any = None, by: str | None = None, test: bool = False, **params: Any) -> Asked:
         """As `analyze` takes it. Raises UsageError for a wrong name or value."""
         declared = get(metric)
-        common = {name: params.pop(name) for name in ("ci", "resamples", "seed") if name in params}
+        common: dict[str, Any] = {name: params.pop(name) for name in ("ci", "resamples", "seed") if name in params}
         pair = {name: params.pop(name, None) for name in PAIR if declared.paired or declared.across}
         return cls(declared, declared.checked(params), layers, by, test, pair, common)
 
@@ -268,8 +268,9 @@ class TraceSource:
         level = LEVELS.get(name.removeprefix("other_"))
         if level is None:
             return ProbeError(text)
-        asked = level if self.asked is None else f"for={self.asked[0].name}"
-        return ProbeError(f"{text}: record again with --capture {asked}" + (f" (level {level})" if self.asked else ""))
+        if self.asked is None or level not in self.asked[0].levels():
+            return ProbeError(f"{text}: record again with level {level} in --capture")
+        return ProbeError(f"{text}: record again with --capture for={self.asked[0].name} (level {level})")
 
     def _weights(self) -> Mapping[str, Any]:
         """Weights of the model that was recorded, which a trace does not hold."""
@@ -306,7 +307,7 @@ class TraceSource:
 
     def _rows(self, columns: tuple[str, ...]) -> int:
         """(token, layer) rows per chunk."""
-        width = {"logits": 4 * self.about.num_experts, "experts": 2 * self.about.top_k}
+        width = {**dict.fromkeys(PER_EXPERT, 4 * self.about.num_experts), "experts": 2 * self.about.top_k}
         per_layer = sum(width.get(name, 4 * self.about.top_k) for name in columns)
         return min(MOST_ROWS, max(4096, CHUNK_BYTES // max(1, per_layer)))
 
@@ -509,6 +510,7 @@ def _about(rows: Any, run_row: Mapping[str, Any]) -> About:
         top_k=int(rows["top_k"].max()),
         scores=tuple(_score_rule(text) for text in gating),
         num_hidden_layers=int(depth) if depth is not None and depth == depth else None,
+        shared_experts=tuple(rows["shared_experts"].fillna(0).astype(int)),
     )
 
 

@@ -68,6 +68,9 @@ class RoutingArrays:
     input_absmax  [T, L] float or None: largest absolute component of the experts' input
     similarity, hidden_absmax, hidden_absmedian  [T, L] float or None: cosine of the residual stream h before the
                   experts and h plus what they returned; largest and median absolute component of h
+    shared_absmax, shared_input_absmax  [T, L] float or None: largest absolute component of what the layer's shared
+                  expert returned and received
+    expert_norm   [T, L, E] float or None: L2 norm of what every expert makes of the token
     router_input  [T, L, H] float or None: what the router received
     output_count [L, E], output_mean, output_m2 [L, E, H] or None: over the whole run, how many output vectors an expert
                   gave, their mean, and the sum of squared differences from it
@@ -88,6 +91,9 @@ class RoutingArrays:
     similarity: np.ndarray | None = None
     hidden_absmax: np.ndarray | None = None
     hidden_absmedian: np.ndarray | None = None
+    shared_absmax: np.ndarray | None = None
+    shared_input_absmax: np.ndarray | None = None
+    expert_norm: np.ndarray | None = None
     router_input: np.ndarray | None = None
     output_count: np.ndarray | None = None
     output_mean: np.ndarray | None = None

@@ -10,6 +10,7 @@ import numpy as np
 from store.errors import TraceError
 
 HIDDEN = ("similarity", "hidden_absmax", "hidden_absmedian")
+SHARED = ("shared_absmax", "shared_input_absmax")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class LayerRows:
                   (bool [n], None for all) are stored
     input_absmax, entropy, margin  [n] float or None; NaN is unknown
     similarity, hidden_absmax, hidden_absmedian  [n] float or None: the residual stream around the experts
+    shared_absmax, shared_input_absmax  [n] float or None: largest component of the shared expert's output and input
+    expert_norm   [n, E] float or None: L2 norm of every expert's output; NaN is unknown
     outputs       [m, k, H] float or None: the m rows where `outputs_kept` (bool [n], None for all) is true
     """
 
@@ -68,6 +71,9 @@ class LayerRows:
     similarity: np.ndarray | None = None
     hidden_absmax: np.ndarray | None = None
     hidden_absmedian: np.ndarray | None = None
+    shared_absmax: np.ndarray | None = None
+    shared_input_absmax: np.ndarray | None = None
+    expert_norm: np.ndarray | None = None
     missing_reason: str | None = None
 
     @property
@@ -148,9 +154,10 @@ def _check_rows(batch: Batch, rows: LayerRows, info: LayerInfo) -> None:
         raise _bad(batch, f"{where}: experts {rows.experts.shape} do not fit {n} tokens x top_k {info.top_k}")
     for name in ("weights", "output_norm", "output_absmax"):
         _same_shape(batch, rows, name, rows.experts.shape)
-    for name in ("input_absmax", "entropy", "margin", *HIDDEN, "logits_kept", "outputs_kept"):
+    for name in ("input_absmax", "entropy", "margin", *HIDDEN, *SHARED, "logits_kept", "outputs_kept"):
         _same_shape(batch, rows, name, (n,))
-    _same_shape(batch, rows, "logits", (n, info.num_experts))
+    for name in ("logits", "expert_norm"):
+        _same_shape(batch, rows, name, (n, info.num_experts))
     if rows.logits is not None and rows.logits.dtype not in (np.float32, np.float16, np.uint16):
         raise _bad(batch, f"{where}: logits are {rows.logits.dtype}, not float32, float16 or uint16 (bfloat16 bits)")
     if rows.outputs is not None:

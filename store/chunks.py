@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from store import queries
-from store.batch import HIDDEN
+from store.batch import HIDDEN, SHARED
 from store.encode import TYPES, logits_column, unpack_logits
 
 SLOTS = {"experts": "experts", "weights": "weights", "output_norm": "output_norms", "output_absmax": "output_absmaxes"}
 SCALARS = ("entropy", "margin", "input_absmax")
-COLUMNS = (*SLOTS, "logits", *SCALARS, *HIDDEN)
+ON_REQUEST = {"hidden": HIDDEN, "shared": SHARED, "expert_norms": ("expert_norm",)}  # in tables of their own
+COLUMNS = (*SLOTS, "logits", *SCALARS, *(name for names in ON_REQUEST.values() for name in names))
 Sequence_ = tuple[int, int, int]  # sequence_id, n_tokens, label_id
 
 
@@ -47,15 +48,21 @@ def read_chunk(
     query = queries.ROUTING.format(columns=", ".join(names or ["1"]), only=only)
     layers = info.layer.tolist()
     shape, where = (total, len(layers)), [run_id, *chosen, layers]
-    routing = [name for name in columns if name not in HIDDEN]
-    measured = [name for name in columns if name in HIDDEN]
-    hidden = queries.HIDDEN.format(columns=", ".join(measured), only=only)
-    for wanted, sql in ((routing, query), (measured, hidden)):
+    routing = [name for name in columns if name in (*SLOTS, *SCALARS, "logits")]
+    asked = [
+        _on_request(table, [name for name in columns if name in names], only) for table, names in ON_REQUEST.items()
+    ]
+    for wanted, sql in ((routing, query), *asked):
         if wanted:
             table = con.sql(sql, params=where).to_arrow_table()
             place = _place(chunk, table, info)
             chunk |= {name: _column(name, table, place, shape, info) for name in wanted}
     return chunk
+
+
+def _on_request(table: str, wanted: list[str], only: str) -> tuple[list[str], str]:
+    stored = ["norms AS expert_norm" if name == "expert_norm" else name for name in wanted]
+    return wanted, queries.ON_REQUEST.format(columns=", ".join(stored), table=table, only=only)
 
 
 def _which(con: Any, run_id: int, group: Sequence[Sequence_]) -> tuple[list[Any], str]:
@@ -113,9 +120,13 @@ def _place(chunk: dict[str, np.ndarray], table: Any, info: Any) -> np.ndarray:
 def _column(name: str, table: Any, place: np.ndarray, shape: tuple[int, int], info: Any) -> np.ndarray:
     if name == "logits":
         return _logits(table, place, shape, info)
-    if name in SCALARS or name in HIDDEN:
+    if name in (*SCALARS, *HIDDEN, *SHARED):
         out = np.full(shape, np.nan, np.float32)
         out.reshape(-1)[place] = _floats(table[name])
+        return out
+    if name == "expert_norm":
+        out = np.full((*shape, int(info.num_experts.max())), np.nan, np.float32)
+        _scatter(out.reshape(-1, out.shape[-1]), table[name].combine_chunks(), place)
         return out
     k = int(info.top_k.max())
     out = _no_experts((*shape, k), info) if name == "experts" else np.full((*shape, k), np.nan, np.float32)

@@ -15,11 +15,27 @@ import pyarrow as pa
 from store.aggregate import ARRAYS, EXPERT_COUNTS, EXPERT_MAXIMA, EXPERT_WHERE, SCALARS, Totals
 from store.batch import Batch, LayerInfo, RunInfo
 from store.database import now
-from store.encode import TYPE_NAMES, hidden_table, routing_table, scalar_column, vectors_table
+from store.encode import (
+    TYPE_NAMES,
+    hidden_table,
+    norms_table,
+    routing_table,
+    scalar_column,
+    shared_table,
+    vectors_table,
+)
 from store.errors import TraceError
 from store.moments import Moments
 from store.router_inputs import RouterInputs
 from store.vocabulary import Vocabulary
+
+# What a recording keeps only when asked: the table it goes to, and how its rows are made.
+ON_REQUEST = {
+    "output_vectors": vectors_table,
+    "hidden": hidden_table,
+    "shared": shared_table,
+    "expert_norms": norms_table,
+}
 
 
 @dataclass
@@ -27,8 +43,7 @@ class Pending:
     """What waits for the next flush, as Arrow."""
 
     routing: dict[int, list[pa.Table]] = field(default_factory=dict)
-    vectors: list[pa.Table] = field(default_factory=list)
-    hidden: list[pa.Table] = field(default_factory=list)
+    asked: dict[str, list[pa.Table]] = field(default_factory=dict)
     tokens: list[pa.Table] = field(default_factory=list)
     sequences: list[dict[str, Any]] = field(default_factory=list)
     batches: int = 0
@@ -66,10 +81,10 @@ class Recording:
             table = routing_table(self.run_id, batch, rows)
             p.routing.setdefault(rows.layer, []).append(table)
             p.nbytes += table.nbytes
-            for kept, more in ((p.vectors, vectors_table), (p.hidden, hidden_table)):
+            for name, more in ON_REQUEST.items():
                 extra = more(self.run_id, batch, rows)
                 if extra is not None:
-                    kept.append(extra)
+                    p.asked.setdefault(name, []).append(extra)
                     p.nbytes += extra.nbytes
         p.tokens.append(self._tokens(batch))
         p.sequences += self._sequences(batch)
@@ -134,8 +149,7 @@ class Recording:
         p = self.pending
         # Layer by layer: one layer of all tokens is then read without the others, and a sequence still lies together.
         routing = [table for layer in sorted(p.routing) for table in p.routing[layer]]
-        kept = (("routing", routing), ("output_vectors", p.vectors), ("hidden", p.hidden), ("tokens", p.tokens))
-        for name, tables in kept:
+        for name, tables in (("routing", routing), *p.asked.items(), ("tokens", p.tokens)):
             if tables:
                 _insert(con, name, pa.concat_tables(tables))
         if p.sequences:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from store.batch import HIDDEN, Batch, LayerRows
+from store.batch import HIDDEN, SHARED, Batch, LayerRows
 
 TYPES: dict[str, np.dtype] = {
     "float32": np.dtype("float32"),
@@ -46,15 +46,6 @@ VECTORS = pa.schema(
         ("layer", pa.int16()),
         ("expert", pa.uint16()),
         ("vector", pa.list_(pa.float32())),
-    ]
-)
-HIDDEN_ROWS = pa.schema(
-    [
-        ("run_id", pa.int32()),
-        ("sequence_id", pa.int32()),
-        ("position", pa.int32()),
-        ("layer", pa.int16()),
-        *((name, pa.float32()) for name in HIDDEN),
     ]
 )
 
@@ -221,16 +212,39 @@ def vectors_table(run_id: int, batch: Batch, rows: LayerRows) -> pa.Table | None
 
 def hidden_table(run_id: int, batch: Batch, rows: LayerRows) -> pa.Table | None:
     """The rows of raw.hidden for one layer of one batch, None when the residual stream was not measured."""
-    if rows.similarity is None:
+    return _measured_table(run_id, batch, rows, HIDDEN)
+
+
+def shared_table(run_id: int, batch: Batch, rows: LayerRows) -> pa.Table | None:
+    """The rows of raw.shared for one layer of one batch, None when the shared expert was not measured."""
+    return _measured_table(run_id, batch, rows, SHARED)
+
+
+def norms_table(run_id: int, batch: Batch, rows: LayerRows) -> pa.Table | None:
+    """The rows of raw.expert_norms for one layer of one batch, None when not every expert was run."""
+    if rows.expert_norm is None:
         return None
-    n = batch.n_tokens
-    known = ~np.isnan(rows.similarity)
-    arrays = [
-        _constant(run_id, n, pa.int32()),
-        pa.array(batch.tokens["sequence_id"]).cast(pa.int32()),
-        pa.array(batch.tokens["position"]).cast(pa.int32()),
-        _constant(rows.layer, n, pa.int16()),
-        *(scalar_column(getattr(rows, name), n, pa.float32()) for name in HIDDEN),
-    ]
-    table = pa.Table.from_arrays(arrays, schema=HIDDEN_ROWS)
-    return table if known.all() else table.filter(pa.array(known))
+    values = np.ascontiguousarray(rows.expert_norm, dtype=np.float32)
+    table = _places(run_id, batch, rows).append_column("norms", list_column(values, None, None, pa.list_(pa.float32())))
+    return table.filter(pa.array(~np.isnan(values).any(axis=1)))
+
+
+def _measured_table(run_id: int, batch: Batch, rows: LayerRows, names: tuple[str, ...]) -> pa.Table | None:
+    """One row per token whose first value is known."""
+    first = getattr(rows, names[0])
+    if first is None:
+        return None
+    table = _places(run_id, batch, rows)
+    for name in names:
+        table = table.append_column(name, scalar_column(getattr(rows, name), batch.n_tokens, pa.float32()))
+    return table.filter(pa.array(~np.isnan(first)))
+
+
+def _places(run_id: int, batch: Batch, rows: LayerRows) -> pa.Table:
+    columns = {
+        "run_id": _constant(run_id, batch.n_tokens, pa.int32()),
+        "sequence_id": pa.array(batch.tokens["sequence_id"]).cast(pa.int32()),
+        "position": pa.array(batch.tokens["position"]).cast(pa.int32()),
+        "layer": _constant(rows.layer, batch.n_tokens, pa.int16()),
+    }
+    return pa.table(columns)

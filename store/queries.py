@@ -14,8 +14,8 @@ ROUTING = (
     "SELECT sequence_id, position, layer, {columns} FROM raw.routing "
     "WHERE run_id = ? AND sequence_id BETWEEN ? AND ? {only} AND list_contains(?, layer)"
 )
-HIDDEN = (
-    "SELECT sequence_id, position, layer, {columns} FROM raw.hidden "
+ON_REQUEST = (
+    "SELECT sequence_id, position, layer, {columns} FROM raw.{table} "
     "WHERE run_id = ? AND sequence_id BETWEEN ? AND ? {only} AND list_contains(?, layer)"
 )
 BETWEEN = "SELECT count(*) FROM raw.sequences WHERE run_id = ? AND sequence_id BETWEEN ? AND ?"

@@ -30,7 +30,7 @@ counts and sums, so add them up first and divide last.
 ORDER = (
     *("runs", "layers", "sequences", "tokens", "routing", "assignments", "router_logits"),
     *("expert_stats", "layer_stats", "coactivation", "output_vectors", "expert_outputs"),
-    *("hidden", "router_inputs", "results", "result_columns", "result_rows"),
+    *("hidden", "shared_outputs", "expert_norms", "router_inputs", "results", "result_columns", "result_rows"),
 )
 
 # (what it answers, the query)

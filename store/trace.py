@@ -118,8 +118,8 @@ class Trace:
 
         Each chunk is a dict: sequence_id, position, label, token_id, predicted_id, phase [T] (-1: none), logprob [T],
         token [T] object, layers [L], and of `columns`: experts int16 [T, L, k]; weights, output_norm, output_absmax
-        float32 [T, L, k]; logits float32 [T, L, E]; entropy, margin, input_absmax, similarity, hidden_absmax,
-        hidden_absmedian float32 [T, L]. Missing is -1 or NaN.
+        float32 [T, L, k]; logits, expert_norm float32 [T, L, E]; entropy, margin, input_absmax, similarity,
+        hidden_absmax, hidden_absmedian, shared_absmax, shared_input_absmax float32 [T, L]. Missing is -1 or NaN.
         Layers with fewer experts or a smaller k are filled up the same way. Of other than the `sequences` wanted
         nothing is decoded.
         """

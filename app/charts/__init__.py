@@ -9,6 +9,7 @@ from app.charts.compare import difference_heatmap, pair_curves
 from app.charts.consistency import budget_curve, cache_curves, srp_curves
 from app.charts.overview import coverage_bars, layer_curve, load_cap, load_heatmap
 from app.charts.pruning import agreement_matrix, criteria_curves, importance_heatmap
+from app.charts.specialization import atlas, contrast_bars, label_heatmap
 from app.charts.sql import quick_chart
 from app.charts.structure import cluster_strip, clustered, flow_sankey, pair_heatmap, tie_graph
 from app.charts.tokens import token_curve
@@ -16,15 +17,18 @@ from app.charts.tokens import token_curve
 __all__ = [
     "EXPORT_SCALE",
     "agreement_matrix",
+    "atlas",
     "budget_curve",
     "cache_curves",
     "cluster_strip",
     "clustered",
+    "contrast_bars",
     "coverage_bars",
     "criteria_curves",
     "difference_heatmap",
     "flow_sankey",
     "importance_heatmap",
+    "label_heatmap",
     "layer_curve",
     "load_cap",
     "load_heatmap",

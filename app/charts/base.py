@@ -21,6 +21,12 @@ def plain(text: Any) -> str:
     return html.escape(str(text))
 
 
+def shortened(text: Any, most: int = 28) -> str:
+    """A name that fits beside an axis; the hover has all of it."""
+    word = str(text)
+    return word if len(word) <= most else f"{word[: most - 1]}…"
+
+
 def modebar(file_name: str, image_format: str) -> dict[str, Any]:
     """Plotly's own buttons: download, zoom back; nothing that leads to another site."""
     return {

@@ -27,6 +27,7 @@ class MoELayer:
     module      dotted name of the router
     family      its family record, None for an architecture we do not know
     parameters  what its gating depends on, JSON-able (`gating_parameters`)
+    shared      the module of the shared expert (families with several of them make one wide one), None without one
     """
 
     layer: int
@@ -39,7 +40,12 @@ class MoELayer:
     num_experts: int
     top_k: int
     parameters: dict[str, Any]
-    shared_experts: int = 0
+    shared: Any = None
+
+    @property
+    def shared_experts(self) -> int:
+        """How many modules every token of this layer passes through beside the chosen experts: none or one."""
+        return int(self.shared is not None)
 
 
 def discover(model: Any) -> list[MoELayer]:
@@ -80,7 +86,7 @@ def _describe(model: Any, name: str, parts: Parts, layout: Layout) -> MoELayer:
         num_experts=num_experts_of(parts),
         top_k=top_k_of(parts),
         parameters=gating_parameters(parts, family),
-        shared_experts=_shared(parts.block),
+        shared=_shared(model, name, parts.block),
     )
 
 
@@ -92,8 +98,16 @@ def _stream(name: str) -> str:
     return next((s for s in SIDE_STREAMS if s in name.split(".")), "mlp")
 
 
-def _shared(block: Any) -> int:
-    return int(any(name.startswith("shared") and not name.endswith("gate") for name, _ in block.named_children()))
+def _shared(model: Any, name: str, block: Any) -> Any:
+    """The child named shared… of the block, or beside it in the decoder layer (granitemoeshared)."""
+    around = model.get_submodule(name.rpartition(".")[0]) if name else model
+    children = (child for module in (block, around) for child in module.named_children())
+    return next((m for n, m in children if n.startswith("shared") and _returns_vectors(n, m)), None)
+
+
+def _returns_vectors(name: str, module: Any) -> bool:
+    """Not the gate that some families weight the shared expert with, and not an embedding."""
+    return not name.endswith("gate") and type(module).__name__ != "Embedding"
 
 
 def _number(layers: list[MoELayer], model: Any) -> list[MoELayer]:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from probes.capture.tap import INSIDE, REWRITE, Tap, in_place
+from probes.capture.tap import INSIDE, REWRITE, Tap, in_place, norm
 from probes.families.layout import Parts, Point
 
 # transformers' implementations that reduce by "weight, reshape, sum", as `combined` does.
@@ -51,6 +51,8 @@ class Call(NamedTuple):
 
 def read_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     """Which argument is what: the hidden states come first, ids are the integers."""
+    if len(args) == 3 and not kwargs and not args[1].is_floating_point():
+        return Call(*args, False, (), ())  # the usual call
     hidden, second, third, *rest = (*args, *kwargs.values())
     if second.is_floating_point():
         return Call(hidden, third, second, True, tuple(kwargs), tuple(rest))
@@ -77,6 +79,14 @@ def expert_points(parts: Parts, tap: Tap) -> list[Point]:
     """Hooks on the experts container for the ids and weights, and for the outputs when they are wanted."""
     if tap.examine:
         return _examine(parts, tap)
+    if not tap.want.every_norm:
+        return _chosen(parts, tap)
+    before, after = _every(tap)
+    # Its look at the call comes before the one that may expand it.
+    return [Point(parts.experts, "before", before), *_chosen(parts, tap), Point(parts.experts, "after", after)]
+
+
+def _chosen(parts: Parts, tap: Tap) -> list[Point]:
     if not tap.want.slots:
         return [Point(parts.experts, "after", _watch(tap))]
     if tap.mode == INSIDE:
@@ -182,6 +192,30 @@ def _observe(tap: Tap) -> Callable[..., None]:
             tap.keep_slots(outputs, call.ids[start : start + len(outputs)], start)
 
     return after
+
+
+def _every(tap: Tap) -> tuple[Callable[..., None], Callable[..., None]]:
+    """Norms of what every expert makes of every token: the call once more, with all experts in place of the chosen."""
+    calls: list[Call] = []
+
+    def before(module: Any, args: Any, kwargs: Any) -> None:
+        calls[:] = [read_call(args, kwargs)] if tap.live else []
+
+    def after(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        if calls:
+            with tap.session.paused():
+                tap.put("expert_norm", _every_norm(module, calls.pop(), tap))
+
+    return before, after
+
+
+def _every_norm(module: Any, call: Call, tap: Tap) -> torch.Tensor:
+    """[T, E]; 0 for the class that means no expert."""
+    count = tap.num_experts if tap.skip_class is None else tap.skip_class
+    ids = torch.arange(count, device=call.ids.device, dtype=call.ids.dtype).expand(len(call.ids), -1)
+    every = call._replace(ids=ids)
+    norms = torch.cat([norm(outputs) for _, outputs in run_expanded(module, every, tap.padded, tap.max_bytes)])
+    return torch.nn.functional.pad(norms, (0, tap.num_experts - count))
 
 
 def _examine(parts: Parts, tap: Tap) -> list[Point]:

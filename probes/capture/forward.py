@@ -27,6 +27,18 @@ class Hidden:
 
 
 @dataclass(frozen=True)
+class Shared:
+    """The shared expert of one MoE layer, per token [T], float32.
+
+    absmax        largest absolute component of what it returned
+    input_absmax  largest absolute component of what it received
+    """
+
+    absmax: np.ndarray
+    input_absmax: np.ndarray
+
+
+@dataclass(frozen=True)
 class Forward:
     """One forward pass of B sequences and S positions each. Rows of the routing are B*S, batch-major.
 
@@ -36,7 +48,7 @@ class Forward:
     routing     layer -> Routing of NumPy arrays; where a router saw no token (padding dropped by the model, tokens of
                 another modality) experts are -1 and floats NaN
     missing     layer -> why it has no routing in this pass
-    hidden, router_inputs  layer -> what was asked for
+    hidden, router_inputs, shared, expert_norm  layer -> what was asked for
     stream      "mlp" usually; "encoder" for the encoder's own passes of an encoder-decoder model
     """
 
@@ -50,6 +62,8 @@ class Forward:
     missing: dict[int, str] = field(default_factory=dict)
     hidden: dict[int, Hidden] = field(default_factory=dict)
     router_inputs: dict[int, np.ndarray] = field(default_factory=dict)
+    shared: dict[int, Shared] = field(default_factory=dict)
+    expert_norm: dict[int, np.ndarray] = field(default_factory=dict)
     stream: str = "mlp"
 
 

@@ -62,7 +62,43 @@ def _register(point: Point) -> Any:
         return point.module.register_forward_hook(point.callback, prepend=point.first, with_kwargs=True)
     if point.when == "inside":
         return _Inside(point.module, point.callback)
-    raise ValueError(f"a hook runs 'before', 'after' or 'inside' a module, not {point.when!r}")
+    if point.when == "around":
+        return _Around(point.module, point.callback)
+    raise ValueError(f"a hook runs 'before', 'after', 'inside' or 'around' a module, not {point.when!r}")
+
+
+class _Around:
+    """Enters a context when the module starts and leaves it when it ends, also when it ends in an exception.
+
+    `enter()` gives the context of one run, or None to let the run pass. It is left before other hooks see the output.
+    """
+
+    def __init__(self, module: Any, enter: Any) -> None:
+        self._open: list[Any] = []
+        self._enter = enter
+        before = module.register_forward_pre_hook(self._before)
+        try:
+            after = module.register_forward_hook(self._after, always_call=True, prepend=True)
+        except BaseException:
+            before.remove()
+            raise
+        self._handles = (before, after)
+
+    def _before(self, module: Any, args: Any) -> None:
+        context = self._enter()
+        if context is not None:
+            context.__enter__()
+        self._open.append(context)
+
+    def _after(self, module: Any, args: Any, output: Any) -> None:
+        # A hook before ours may have failed: then there is nothing of ours to leave.
+        context = self._open.pop() if self._open else None
+        if context is not None:
+            context.__exit__(None, None, None)
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
 
 
 class _Inside:

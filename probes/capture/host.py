@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from probes.capture.discovery import MoELayer
-from probes.capture.forward import Hidden
+from probes.capture.forward import Hidden, Shared
+from probes.capture.shared import take_shared
 from probes.routing import NO_EXPERT, Routing
 
 PER_SLOT = ("weights", "output_norm", "output_absmax", "outputs")
@@ -22,17 +24,21 @@ class LayerArrays(NamedTuple):
     missing: str = ""
     hidden: Hidden | None = None
     router_inputs: np.ndarray | None = None
+    shared: Shared | None = None
+    expert_norm: np.ndarray | None = None
 
 
 def layer_arrays(kept: dict[str, list[torch.Tensor]], rows: int, found: MoELayer, weights: bool = True) -> LayerArrays:
     """Arrays of `rows` rows; rows the router did not see are filled with -1 and NaN."""
     if "experts" not in kept and "logits" not in kept:
         return LayerArrays(None, missing="its router did not run in this pass")
+    shared = take_shared(kept, rows)
     seen = _only(kept.pop("rows", None))
     tensors = {name: _joined(values, rows) for name, values in kept.items()}
     bf16 = "logits" in tensors and tensors["logits"].dtype == torch.bfloat16
     arrays = {name: _numpy(name, tensor) for name, tensor in tensors.items()}
-    wrong = {len(a) for a in arrays.values()} - {rows if seen is None else int(seen.sum())}
+    wrong = {len(a) for a in arrays.values()}
+    wrong.discard(rows if seen is None else int(seen.sum()))
     if wrong:
         return LayerArrays(None, missing=f"its router saw {wrong.pop()} rows of {rows}, and not which")
     if seen is not None:
@@ -43,7 +49,8 @@ def layer_arrays(kept: dict[str, list[torch.Tensor]], rows: int, found: MoELayer
     hidden = Hidden(*(arrays[n] for n in Hidden.__dataclass_fields__)) if "similarity" in arrays else None
     fields = {name: arrays.get(name) for name in ("weights", "logits", *PER_SLOT[1:], "input_absmax")}
     experts = arrays.get("experts", np.full((rows, found.top_k), NO_EXPERT))
-    return LayerArrays(Routing(experts, **fields), bf16, "", hidden, arrays.get("router_inputs"))
+    more = (hidden, arrays.get("router_inputs"), shared, arrays.get("expert_norm"))
+    return LayerArrays(Routing(experts, **fields), bf16, "", *more)
 
 
 def _only(values: list[torch.Tensor] | None) -> torch.Tensor | None:
@@ -62,7 +69,8 @@ def _numpy(name: str, tensor: torch.Tensor) -> np.ndarray:
     if name == "logits":
         bits = tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
         return bits
-    return tensor.long().numpy() if name == "experts" else tensor.float().numpy()
+    wanted = torch.int64 if name == "experts" else torch.float32
+    return (tensor if tensor.dtype == wanted else tensor.to(wanted)).numpy()
 
 
 def _spread(values: np.ndarray, seen: np.ndarray) -> np.ndarray:
@@ -78,10 +86,17 @@ def _blank(dtype: Any) -> Any:
     return np.nan if np.issubdtype(dtype, np.floating) else NO_EXPERT
 
 
+def _rises(weights: np.ndarray) -> bool:
+    if len(weights) == 1:  # a decoding step: eight numbers are faster as a list
+        row = weights[0].tolist()
+        return any(b > a for a, b in itertools.pairwise(row))
+    return bool((weights[:, 1:] > weights[:, :-1]).any())
+
+
 def _sort_slots(arrays: dict[str, np.ndarray]) -> None:
     """Descending weight; models with a selection bias or an unsorted top-k hand their slots over in another order."""
     weights = arrays.get("weights")
-    if weights is None or weights.shape[1] < 2 or not (weights[:, 1:] > weights[:, :-1]).any():
+    if weights is None or weights.shape[1] < 2 or not _rises(weights):
         return
     order = np.argsort(-weights, axis=1, kind="stable")
     for name in ("experts", *PER_SLOT):

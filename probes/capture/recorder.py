@@ -19,6 +19,7 @@ from probes.capture.hooks import Hooks, lock_of
 from probes.capture.host import layer_arrays
 from probes.capture.inputs import Inputs, read_inputs, roots
 from probes.capture.late import finish
+from probes.capture.shared import shared_points
 from probes.capture.tap import Session, Tap
 from probes.capture.transfer import Transfer
 from probes.capture.want import Want
@@ -110,6 +111,8 @@ class Recorder:
         points = [p for m in self.layers for p in m.layout.points(m.parts, self._taps[m.layer])]
         if self._want.hidden:
             points += self._hidden_points()
+        if self._want.shared:
+            points += [p for m in self.layers for p in shared_points(m, self._taps[m.layer])]
         for root in self._roots:
             points.append(Point(root.module, "before", self._start(root)))
             points.append(Point(root.module, "after", self._stop(root)))
@@ -181,6 +184,8 @@ class Recorder:
             missing={layer: a.missing for layer, a in arrays.items() if a.missing},
             hidden={layer: a.hidden for layer, a in arrays.items() if a.hidden is not None},
             router_inputs={layer: a.router_inputs for layer, a in arrays.items() if a.router_inputs is not None},
+            shared={layer: a.shared for layer, a in arrays.items() if a.shared is not None},
+            expert_norm={layer: a.expert_norm for layer, a in arrays.items() if a.expert_norm is not None},
             stream=root.stream,
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import get_ident
 from typing import Any
@@ -26,6 +28,15 @@ class Session:
 
     thread: int | None = None
     real: Any = None
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What runs meanwhile is ours, and not to be recorded."""
+        thread, self.thread = self.thread, None
+        try:
+            yield
+        finally:
+            self.thread = thread
 
 
 @dataclass

@@ -18,6 +18,8 @@ class Want:
     hidden         per token: cosine between the residual stream before the experts and after adding what the experts
                    returned, largest absolute component and median absolute component of that residual stream
     router_inputs  what each router received, [T, H]
+    every_norm     L2 norm of the output of every expert, not only the chosen: E / k times the work of the experts
+    shared         largest absolute component of what the layer's shared expert received and returned, per token
     layers         layer numbers to look at (`Router.layer`); None is all of them
     """
 
@@ -28,6 +30,8 @@ class Want:
     moments: bool = False
     hidden: bool = False
     router_inputs: bool = False
+    every_norm: bool = False
+    shared: bool = False
     layers: tuple[int, ...] | None = None
 
     @property
@@ -36,4 +40,4 @@ class Want:
         return self.norms or self.outputs or self.moments
 
     def without_slots(self) -> Want:
-        return replace(self, norms=False, outputs=False, moments=False)
+        return replace(self, norms=False, outputs=False, moments=False, every_norm=False)

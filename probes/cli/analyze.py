@@ -161,7 +161,7 @@ def _add(group: Any, option: Any) -> None:
         group.add_argument(option.flag, action="store_true", dest=option.name, help=text)
         return
     action = "append" if option.repeatable else "store"
-    metavar = option.metavar or ("|".join(map(str, option.choices)) if option.choices else option.type.__name__.upper())
+    metavar = option.metavar or ("|".join(map(str, option.choices)) if option.choices else option.kind.upper())
     group.add_argument(option.flag, action=action, dest=option.name, metavar=metavar, help=text)
 
 
@@ -178,7 +178,7 @@ def _listing(metrics: list[Any], as_json: bool) -> str:
 
 def _entry(metric: Any) -> dict[str, Any]:
     options = [
-        {"name": o.name, "flag": o.flag, "type": o.type.__name__, "default": o.default, "help": o.help}
+        {"name": o.name, "flag": o.flag, "type": o.kind, "default": o.default, "help": o.help}
         | {"choices": list(o.choices), "repeatable": o.repeatable}
         for o in metric.options
     ]

@@ -18,6 +18,7 @@ EXAMPLE = "probe families olmoe --check"
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", help="one family; all of them otherwise")
     parser.add_argument("--check", action="store_true", help="build each from a tiny config, record it and verify")
+    parser.add_argument("--interventions", action="store_true", help="with --check: try every intervention on each")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument("--write", metavar="FILE", help="write the table of all families as a page (with --check)")
 
@@ -29,6 +30,10 @@ def run(args: argparse.Namespace) -> int:
     if args.write and (args.name or not args.check):
         raise UsageError("--write needs --check and all families")
     chosen = [family(args.name)] if args.name else list(families().values())
+    if args.interventions:
+        if not args.check:
+            raise UsageError("--interventions needs --check: it tries them")
+        return _interventions(chosen, args)
     return _check(chosen, args) if args.check else _list(chosen, args)
 
 
@@ -72,6 +77,28 @@ def _check(chosen: list[Family], args: argparse.Namespace) -> int:
     else:
         print("\n".join([*map(_line, checks), summary(checks)]))
     return int(any(c.failures for c in checks))
+
+
+def _interventions(chosen: list[Family], args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from probes.interventions.family_check import FAILS, try_family
+    from probes.interventions.family_table import family_table, lines, summary
+
+    trials = []
+    for number, family in enumerate(chosen, 1):
+        trials += try_family(family)
+        if sys.stderr.isatty():
+            print(f"[{number}/{len(chosen)}] {family.name}", file=sys.stderr)
+    if args.write:
+        from probes.document import fill
+
+        fill(args.write, "families", family_table(trials))
+    if args.json:
+        print(json.dumps({"trials": [asdict(t) for t in trials], "summary": summary(trials)}, indent=1))
+    else:
+        print("\n".join([*lines(trials), summary(trials)]))
+    return int(any(t.outcome == FAILS for t in trials))
 
 
 def _progress(number: int, total: int, check: FamilyCheck) -> None:

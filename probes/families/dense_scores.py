@@ -19,6 +19,7 @@ class DenseScores(Layout):
 
     name = "dense_scores"
     reruns = False
+    takes_choice = False
 
     def find(self, module: Any) -> Iterator[Parts]:
         return (p for p in super().find(module) if _takes_only_hidden(p.experts))
@@ -32,7 +33,7 @@ class DenseScores(Layout):
         def after_router(module: Any, args: Any, kwargs: Any, output: Any) -> None:
             if tap.live:
                 scores, logits = output
-                ids = logits.topk(module.top_k, dim=1).indices
+                ids = _chosen(scores, logits)
                 chosen[:] = [ids]
                 if tap.want.logits:
                     tap.put("logits", logits)
@@ -53,6 +54,12 @@ class DenseScores(Layout):
         if tap.want.router_inputs:
             points.append(Point(parts.router, "before", tap.keep_router_input))
         return [*points, Point(parts.experts, "after", after_experts)] if tap.want.slots else points
+
+
+def _chosen(scores: Any, logits: Any) -> Any:
+    """Ids [T, k]: the experts with a score; the others' is the sigmoid of −∞."""
+    top_k = int((scores > 0).sum(dim=1).max())
+    return logits.masked_fill(scores == 0, float("-inf")).topk(max(1, top_k), dim=1).indices
 
 
 def _takes_only_hidden(experts: Any) -> bool:

@@ -18,12 +18,13 @@ ROUTER_NAMES = ("gate", "router")
 
 
 class Point(NamedTuple):
-    """One hook: before, after or inside a run of `module`. What the callback returns replaces what it was given.
+    """One hook: before, after, inside or around a run of `module`. What the callback returns replaces what it got.
 
     before  callback(module, args, kwargs) -> None or (args, kwargs)
     after   callback(module, args, kwargs, output) -> None or output
     inside  callback(module, outputs [T*k, H]) -> None or outputs: expert outputs before weighting, for containers that
             have a place for a norm there (transformers 5.20 and newer, `grouped_mm` and `batched_mm`)
+    around  callback() -> None or a context manager that is entered for one run of the module
     first   run ahead of the hooks that are already there: what edits inputs must come before what looks at them
     """
 
@@ -83,6 +84,7 @@ class Layout:
     name = "block"
     reruns = True  # observing expert outputs takes a second run of the experts
     closed = False  # nothing inside what was found is looked at again
+    takes_choice = True  # the experts are called with (hidden, ids, weights), so that a choice can be edited there
 
     def find(self, module: Any) -> Iterator[Parts]:
         """The MoE layers that `module` itself is; nothing when it is none."""
@@ -116,13 +118,23 @@ class Layout:
 
     def keep_logits(self, tap: Tap) -> Callable[..., None]:
         pick, keep = self.logits, tap.keep_logits
+        place: list[int] = []  # where in the tuple they were: telling it apart costs a twentieth of a decoding step
 
         def after(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+            if place and isinstance(output, tuple):
+                keep(output[place[0]])
+                return
             logits = pick(output)
             if logits is not None:
+                place[:] = _place(logits, output)
                 keep(logits)
 
         return after
+
+
+def _place(logits: Any, output: Any) -> list[int]:
+    """The index of `logits` in a tuple that holds them as they are."""
+    return [i for i, value in enumerate(output) if value is logits] if isinstance(output, tuple) else []
 
 
 GENERIC = Layout()

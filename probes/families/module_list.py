@@ -19,6 +19,7 @@ class ModuleListExperts(Layout):
     """Only the gate is hooked; ids and weights are known where it returns them."""
 
     name = "module_list"
+    takes_choice = False
 
     def find(self, module: Any) -> Iterator[Parts]:
         return (p for p in super().find(module) if hasattr(p.experts, "append"))

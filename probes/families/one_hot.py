@@ -22,6 +22,7 @@ class OneHot(Layout):
     """The router returns (one-hot mask [B, S, E], weight [B, S, 1], logits [B, S, E]); experts are a dict of MLPs."""
 
     name = "one_hot"
+    takes_choice = False
 
     def find(self, module: Any) -> Iterator[Parts]:
         return (p for p in super().find(module) if hasattr(p.experts, "keys") and hasattr(p.router, "classifier"))

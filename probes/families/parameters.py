@@ -6,6 +6,8 @@ config calls things. The result is a plain dict that goes into the provenance of
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from probes.families.layout import Parts
@@ -95,6 +97,24 @@ def materialised(module: Any, attribute: str) -> Any:
         return weights[name] if weights is not None else None
     except KeyError:
         return None
+
+
+@contextmanager
+def top_k_set(parts: Parts, top_k: int) -> Iterator[None]:
+    """The number of experts per token that the modules of a layer go by, for a while."""
+    places = [(parts.router, name) for name in ON_ROUTER["top_k"]] + [(parts.block, name) for name in ON_BLOCK["top_k"]]
+    owners = [(_get(where, ".".join(name.split(".")[:-1])) if "." in name else where, name) for where, name in places]
+    found = [(owner, name.split(".")[-1]) for owner, name in owners if owner is not None]
+    before = [
+        (owner, name, getattr(owner, name)) for owner, name in found if isinstance(getattr(owner, name, None), int)
+    ]
+    try:
+        for owner, name, _ in before:
+            setattr(owner, name, top_k)
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
 
 
 def num_experts_of(parts: Parts) -> int:

@@ -31,6 +31,7 @@ class ProductKey(Layout):
     name = "product_key"
     reruns = False
     closed = True
+    takes_choice = False
 
     def find(self, module: Any) -> Iterator[Parts]:
         children = dict(module.named_children())

@@ -24,6 +24,7 @@ class SortedDispatch(Layout):
     name = "sorted_dispatch"
     reruns = False
     closed = True
+    takes_choice = False
 
     def find(self, module: Any) -> Iterator[Parts]:
         children = dict(module.named_children())

@@ -87,11 +87,19 @@ def outputs(at: Stored) -> Iterator[Finding]:
     counts = {name: np.take_along_axis(v, group, axis=-1)[None, ..., 0] for name, v in kept.items()}
     counts["max_input"] = np.fmax.reduce(at.sums["max_abs_input"], axis=-1)[None]
     counts["max_massive"] = np.full(counts["largest"].shape[:2], np.nan)  # of every token: no stored sum has it
+    # One place more, for the layer's shared expert, which no stored sum knows.
+    counts |= {name: _with_one_more(counts[name], np.nan) for name in ("largest", "max_input")}
+    counts |= {name: _with_one_more(counts[name], -1) for name in ("sequence", "position")}
     counts |= {"token": np.full(counts["largest"].shape, None, object)}
     counts |= {"n_tokens": at.sums["tokens"].sum(axis=-1)[None], "seen": at.aggregates()["seen"].sum(keepdims=True)}
     metric = get("super_experts")
-    frame = metric.table(counts, metric.checked({}), at.about)
-    yield from facts.largest_outputs(frame, at.where, _token(at, frame))
+    frame = metric.table(counts, metric.checked({"kind": "routed"}), at.about)
+    where = f"{at.where} --kind routed" if any(at.about.shared_experts) else at.where
+    yield from facts.largest_outputs(frame, where, _token(at, frame))
+
+
+def _with_one_more(values: np.ndarray, unknown: float) -> np.ndarray:
+    return np.concatenate([values, np.full((*values.shape[:-1], 1), unknown)], axis=-1)
 
 
 def _token(at: Stored, frame: pd.DataFrame) -> str | None:

@@ -24,7 +24,8 @@ class About:
     """What stays the same over a whole trace: the shape of the model and the names of the groups.
 
     layers [L] the model's own indices; groups: names along the counts' first axis; by: the column they make, or None;
-    scores [L]: how logits become scores in each layer ("softmax", "sigmoid", "sqrtsoftplus").
+    scores [L]: how logits become scores in each layer ("softmax", "sigmoid", "sqrtsoftplus"); shared_experts [L]: how
+    many experts every token of a layer passes through, where that is known.
     """
 
     layers: np.ndarray
@@ -34,6 +35,7 @@ class About:
     groups: tuple[Any, ...] = (None,)
     scores: tuple[str, ...] = ()
     num_hidden_layers: int | None = None
+    shared_experts: tuple[int, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -31,6 +31,9 @@ ARRAYS = (
     ("similarity", "[T, L] cosine of the residual stream before the experts and after adding what they returned"),
     ("hidden_absmax", "[T, L] largest absolute component of the residual stream before the experts"),
     ("hidden_absmedian", "[T, L] its median absolute component"),
+    ("shared_absmax", "[T, L] largest absolute component of what the layer's shared expert returned"),
+    ("shared_input_absmax", "[T, L] largest absolute component of what it received"),
+    ("expert_norm", "[T, L, E] L2 norm of what every expert, chosen or not, makes of the token"),
     ("router_input", "[T, L, H] what the router received"),
     ("output_count", "[L, E] how many output vectors of each expert were seen"),
     ("output_mean", "[L, E, H] their mean"),
@@ -52,7 +55,15 @@ COMMON = (
     ("resamples", "how many resamples"),
     ("seed", "seed of the resamples"),
 )
-PER_TOKEN_LAYER = ("input_absmax", "similarity", "hidden_absmax", "hidden_absmedian")
+PER_TOKEN_LAYER = (
+    "input_absmax",
+    "similarity",
+    "hidden_absmax",
+    "hidden_absmedian",
+    "shared_absmax",
+    "shared_input_absmax",
+)
+PER_EXPERT = ("logits", "other_logits", "expert_norm")
 SCORES = ("softmax", "sigmoid", "sqrtsoftplus")
 _CHUNK_CELLS = 16_000_000
 
@@ -80,7 +91,9 @@ class ArraysSource:
             if not name.endswith("?") and name != "label" and getattr(self.arrays, name, None) is None:
                 raise ProbeError(f"this needs `{name}`, which was not given or not recorded")
         if self.n_sequences:
-            yield from (cut(self.arrays, a, b) for a, b in self._blocks("logits" in needs or "logits?" in needs))
+            yield from (
+                cut(self.arrays, a, b) for a, b in self._blocks(bool({"logits", "logits?", "expert_norm"} & set(needs)))
+            )
 
     def _blocks(self, logits: bool) -> Iterator[tuple[int, int]]:
         width = len(self.about.layers) * (self.about.num_experts if logits else self.about.top_k)
@@ -162,7 +175,7 @@ def _shaped(name: str, value: Any, ids: np.ndarray, num_experts: int) -> np.ndar
         expected = (*ids.shape[:2], *array.shape[2:3])
     else:
         array = array[:, None, :] if array.ndim == 2 and ids.shape[1] == 1 else array
-        expected = (*ids.shape[:2], num_experts if name.endswith("logits") else ids.shape[2])
+        expected = (*ids.shape[:2], num_experts if name in PER_EXPERT else ids.shape[2])
     if array.shape != expected:
         raise ProbeError(f"{name} has shape {list(array.shape)}, expected {list(expected)}")
     return array

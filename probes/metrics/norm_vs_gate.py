@@ -8,6 +8,16 @@ One token: the first expert by gate has the second-largest output, and the other
 [[1, 1, 0], [1, 2, 1], [2, 1, 1], [2, 2, 0]]
 >>> float(metrics.norm_vs_gate([[3, 5]], num_experts=8, output_norm=[[1.0, 2.0]], summary=True).spearman[0])
 -1.0
+
+Of all four experts, with the order of the logits as the order of the gate: norms 1, 2, 4, 3 for gate ranks 1 to 4.
+
+>>> every = dict(logits=[[3.0, 2.0, 1.0, 0.0]], expert_norm=[[1.0, 2.0, 4.0, 3.0]])
+>>> t = metrics.norm_vs_gate([[0, 1]], num_experts=4, all_experts=True, **every)
+>>> t[t.n > 0][["gate_rank", "norm_rank"]].values.tolist()
+[[1, 4], [2, 3], [3, 1], [4, 2]]
+>>> t = metrics.norm_vs_gate([[0, 1]], num_experts=4, all_experts=True, summary=True, **every)
+>>> float(t.spearman.round(6)[0])
+-0.8
 """
 
 from __future__ import annotations
@@ -24,18 +34,35 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+def needs(options: Options) -> tuple[str, ...]:
+    """Of all experts it takes everyone's norm, and everyone's score, which the logits order as the router does."""
+    return ("expert_norm", "logits") if options["all_experts"] else ("output_norm",)
+
+
 def count(chunk: Chunk, options: Options) -> Counts:
-    """ranks [G, L, k, k]: tokens whose expert of gate rank i has norm rank j. Equal norms rank in gate order."""
-    groups, _, layers, k, _ = chunk.shape
-    ranks = np.zeros((groups, layers, k, k), np.int64)
+    """ranks [G, L, n, n]: tokens whose expert of gate rank i has norm rank j; n = k, or E for all experts.
+
+    Equal norms rank in gate order, equal scores by id.
+    """
+    groups, _, layers, k, experts = chunk.shape
+    n = experts if options["all_experts"] else k
+    ranks = np.zeros((groups, layers, n, n), np.int64)
     for i in range(layers):
-        norms = np.asarray(chunk.arrays.output_norm)[:, i]
+        norms = _by_gate(chunk, i) if options["all_experts"] else np.asarray(chunk.arrays.output_norm)[:, i]
         at = np.flatnonzero(chunk.routed[:, i] & ~np.isnan(norms).any(axis=-1))
         order = np.argsort(-norms[at], axis=-1, kind="stable")
         place = np.empty_like(order)
-        np.put_along_axis(place, order, np.broadcast_to(np.arange(k), order.shape), axis=-1)
-        np.add.at(ranks[:, i], (chunk.group[at][:, None], np.arange(k)[None], place), 1)
+        np.put_along_axis(place, order, np.broadcast_to(np.arange(n), order.shape), axis=-1)
+        np.add.at(ranks[:, i], (chunk.group[at][:, None], np.arange(n)[None], place), 1)
     return {"ranks": ranks, "n_tokens": ranks[:, :, 0].sum(axis=-1)}
+
+
+def _by_gate(chunk: Chunk, i: int) -> np.ndarray:
+    """[T, E] norms of all experts of a layer, in descending order of their score; NaN where a score is unknown."""
+    logits, norms = (np.asarray(values)[:, i] for values in (chunk.arrays.logits, chunk.arrays.expert_norm))
+    order = np.argsort(-np.nan_to_num(logits, nan=0.0, neginf=-np.inf), axis=-1, kind="stable")
+    known = ~np.isnan(logits).any(axis=-1, keepdims=True)
+    return np.where(known, np.take_along_axis(norms, order, axis=-1), np.nan)
 
 
 def estimate(counts: Counts, options: Options, about: About) -> np.ndarray:
@@ -57,7 +84,7 @@ def table(counts: Counts, options: Options, about: About) -> pd.DataFrame:
     value = estimate(counts, options, about)
     if options["summary"]:
         return grid(axes(about, "layer"), {"spearman": value, **coverage(counts)})
-    ranks = np.arange(1, about.top_k + 1)
+    ranks = np.arange(1, counts["ranks"].shape[-1] + 1)
     columns = {"n": counts["ranks"], "share": value, **coverage(counts)}
     return grid({**axes(about, "layer"), "gate_rank": ranks, "norm_rank": ranks}, columns)
 
@@ -66,11 +93,14 @@ METRIC = Metric(
     name="norm_vs_gate",
     title="Output norm against gate score",
     question="Does the router prefer the experts with the largest outputs?",
-    formula="over the chosen experts of each token: rank by gate score (1 = highest) against rank by output norm "
-    "(1 = largest; equal norms in gate order); spearman = correlation of the two ranks over all slots",
+    formula="over the chosen experts of each token, or over all E: rank by gate score (1 = highest) against rank by "
+    "output norm (1 = largest; equal norms in gate order); spearman = correlation of the two ranks, mean over tokens",
     source="arXiv 2406.18219",
-    options=(Option("summary", bool, False, "Spearman's correlation, one row per layer"),),
-    needs=("output_norm",),
+    options=(
+        Option("summary", bool, False, "Spearman's correlation, one row per layer"),
+        Option("all_experts", bool, False, "rank all E experts and not only the chosen ones"),
+    ),
+    needs=needs,
     columns=(
         Column("layer", "index", "the model's own layer index", 0),
         Column("gate_rank", "rank", "by gate score, 1 = highest", 1),

@@ -28,11 +28,17 @@ LEVELS = {
     "similarity": "hidden",
     "hidden_absmax": "hidden",
     "hidden_absmedian": "hidden",
+    "expert_norm": "every_norm",
+    "shared_absmax": "shared",
+    "shared_input_absmax": "shared",
     "output_count": "moments",
     "output_mean": "moments",
     "output_m2": "moments",
     "router_input": "router_inputs",
 }
+
+# Too dear to be kept for a metric that reads it with one of its options only; kept when named.
+BY_NAME = ("every_norm",)
 
 Counts = dict[str, Any]
 Options = dict[str, Any]
@@ -43,7 +49,7 @@ class Option:
     """One option of a metric: a keyword in Python, `--name-with-dashes` on the command line."""
 
     name: str
-    type: type
+    type: Callable[[Any], Any]  # a type, or a function that reads one
     default: Any
     help: str
     choices: tuple[Any, ...] = ()
@@ -52,6 +58,11 @@ class Option:
     repeatable: bool = False
     metavar: str = ""
     keyword: str = ""  # in the pure function, where the name is already that of an array
+
+    @property
+    def kind(self) -> str:
+        """The name of its type."""
+        return getattr(self.type, "__name__", str(self.type))
 
     @property
     def flag(self) -> str:
@@ -82,7 +93,7 @@ class Option:
         try:
             typed = self.type(value)
         except (TypeError, ValueError):
-            raise UsageError(f"{self.flag} takes {self.type.__name__}, not {value!r}") from None
+            raise UsageError(f"{self.flag} takes {self.kind}, not {value!r}") from None
         if self.type is int and typed != value and not isinstance(value, str):
             raise UsageError(f"{self.flag} takes a whole number, not {value!r}")
         return typed
@@ -163,10 +174,13 @@ class Metric:
 
     def levels(self) -> tuple[str, ...]:
         """The capture levels that it reads, with any of its options: what `--capture for=METRIC` keeps."""
-        variants = self._variants()
+        variants = [options for options in self._variants() if not self._levels(options) & set(BY_NAME)]
         names = [name.rstrip("?") for options in variants for name in self.needed(options)]
         names += ["predicted_id"] if any(self.groups(options) == "predicted" for options in variants) else []
         return tuple(dict.fromkeys(LEVELS[name] for name in names if name in LEVELS))
+
+    def _levels(self, options: Options) -> set[str]:
+        return {LEVELS.get(name.rstrip("?"), "") for name in self.needed(options)}
 
     def _variants(self) -> list[Options]:
         """Its defaults, and each choice of each option beside them."""

@@ -37,7 +37,8 @@ def count(chunk: Chunk, options: Options) -> Counts:
     counts: Counts = {}
     for m in options["segment_length"]:
         out = np.zeros((chunk.n_groups, chunk.about.num_layers, experts, m + 1), dtype)
-        window_histograms(chunk.experts, chunk.starts, chunk.sequence_group, m, experts > 1, out)
+        where = (chunk.experts, chunk.starts, chunk.sequence_group)
+        window_histograms(*where, m, chunk.arrays.num_experts, experts > 1, out)
         counts[f"windows_{m}"] = out
     counts["tokens_any"] = np.bincount(chunk.group[chunk.routed.any(axis=1)], minlength=chunk.n_groups)
     return counts

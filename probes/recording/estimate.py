@@ -97,6 +97,10 @@ def bytes_per_row(num_experts: int, top_k: int, dtype: str, options: RecordOptio
         size += 8 * top_k + 4
     if "hidden" in options.capture:
         size += 12
+    if "every_norm" in options.capture:
+        size += 4 * num_experts
+    if "shared" in options.capture:
+        size += 8
     logits = LOGIT_BYTES.get(dtype, 4) * num_experts * options.logit_rate + 8  # entropy and margin are 4 bytes each
     return size + (logits if "logits" in options.capture else 0)
 

@@ -16,6 +16,8 @@ LEVELS = {
     "outputs": "the output vectors of the chosen experts, for a sample of the tokens (--output-rate)",
     "moments": "running mean and variance of every expert's output vectors",
     "hidden": "how far the experts turn the residual stream, and its largest and median component, per token",
+    "every_norm": "L2 norm of every expert's output, not only the chosen ones' (runs all experts: E/k times the work)",
+    "shared": "largest component of what each layer's shared expert received and returned, per token",
     "router_inputs": "scatter of what the routers received, within and between experts (4·H² bytes per layer)",
 }
 DEFAULT_CAPTURE = ("ids", "weights", "logits", "norms", "predictions")

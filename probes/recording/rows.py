@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from store.batch import Batch, LayerRows
 
 PER_SLOT = ("weights", "output_norm", "output_absmax")
+# Column of the trace, and what the capture calls it.
+HIDDEN = {"similarity": "similarity", "hidden_absmax": "absmax", "hidden_absmedian": "absmedian"}
+SHARED = {"shared_absmax": "absmax", "shared_input_absmax": "input_absmax"}
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,11 @@ def _layer(
         for name in (*PER_SLOT, "input_absmax")
         if getattr(parts[0], name) is not None
     }
-    arrays |= _hidden(router, forwards, layout)
+    arrays |= _measured(router, HIDDEN, [forward.hidden for forward in forwards], layout)
+    arrays |= _measured(router, SHARED, [forward.shared for forward in forwards], layout)
+    every = [forward.expert_norm[router.layer] for forward in forwards if router.layer in forward.expert_norm]
+    if len(every) == len(forwards):
+        arrays["expert_norm"] = layout.gather(every, np.nan)
     if parts[0].logits is not None:
         bf16 = forwards[0].logits_bf16
         logits = layout.gather([part.logits for part in parts], _BF16_NAN if bf16 else np.nan)
@@ -130,12 +137,11 @@ def _layer(
 _BF16_NAN = 0x7FC0
 
 
-def _hidden(router: Router, forwards: Sequence[Any], layout: Layout) -> dict[str, np.ndarray]:
-    """What was measured of the residual stream; nothing where it was not asked for, or not found in this layer."""
-    parts = [forward.hidden[router.layer] for forward in forwards if router.layer in forward.hidden]
-    if not parts or len(parts) < len(forwards):
+def _measured(router: Router, names: dict[str, str], found: Sequence[dict[int, Any]], layout: Layout) -> dict[str, Any]:
+    """What was measured per token of a layer; nothing where it was not asked for, or not found in this layer."""
+    parts = [each[router.layer] for each in found if router.layer in each]
+    if not parts or len(parts) < len(found):
         return {}
-    names = {"similarity": "similarity", "hidden_absmax": "absmax", "hidden_absmedian": "absmedian"}
     return {name: layout.gather([getattr(part, own) for part in parts], np.nan) for name, own in names.items()}
 
 

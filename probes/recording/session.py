@@ -35,6 +35,8 @@ def wanted(options: RecordOptions) -> Want:
         moments="moments" in levels,
         hidden="hidden" in levels,
         router_inputs="router_inputs" in levels,
+        every_norm="every_norm" in levels,
+        shared="shared" in levels,
         layers=options.layers,
     )
 

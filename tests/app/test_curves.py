@@ -73,6 +73,15 @@ def test_too_few_sequences_have_no_interval():
     assert np.isnan(above).all()
 
 
+def test_resamples_that_say_nothing_are_left_out():
+    sums = np.zeros((20, 2))
+    sums[0] = [3, 1]
+    ratio = lambda t: np.where(t[:, 1:] > 0, t[:, :1] / np.maximum(t[:, 1:], 1), np.nan)  # noqa: E731
+    below, above = spread(ratio, sums, 20)
+    assert (below[0], above[0]) == pytest.approx((0, 0))
+    assert np.isnan(spread(lambda total: np.full((len(total), 1), np.nan), sums, 20)[0]).all()
+
+
 def test_entropy_curve_by_hand():
     totals = pd.DataFrame(
         {"layer": [1, 2], "num_experts": [4, 4], "sum_entropy": [10 * np.log(4), 0], "n_entropy": [10, 0]}

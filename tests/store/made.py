@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from store.batch import Batch, LayerInfo, LayerRows, RunInfo
+from store.batch import HIDDEN, SHARED, Batch, LayerInfo, LayerRows, RunInfo
 from store.trace import open_trace
 from store.writer import TraceWriter
 
 VIEWS = (
     *("layers", "sequences", "tokens", "routing", "assignments", "router_logits", "expert_stats", "layer_stats"),
-    *("coactivation", "output_vectors", "expert_outputs", "hidden", "router_inputs"),
+    *("coactivation", "output_vectors", "expert_outputs", "hidden", "shared_outputs", "expert_norms", "router_inputs"),
 )
 RUN_FACTS = "run_id, name, model, revision, status, n_sequences, n_tokens, batches_done, provenance"
 
@@ -107,12 +107,13 @@ def _rows(plan: Plan, rng: np.random.Generator, layer: int, e: int, k: int, n: i
         entropy=np.where(rng.random(n) < 0.05, np.nan, rng.random(n)).astype(np.float32),
         margin=rng.random(n).astype(np.float32),
         missing_reason="padding",
-        **_hidden(rng, n) if plan.outputs else {},
+        **_measured(rng, n, HIDDEN) if plan.outputs else {},
+        **_measured(rng, n, SHARED) if plan.outputs else {},
+        expert_norm=np.where(rng.random((n, 1)) < 0.1, np.nan, rng.random((n, e))) if plan.outputs else None,
     )
 
 
-def _hidden(rng: np.random.Generator, n: int) -> dict[str, np.ndarray]:
-    names = ("similarity", "hidden_absmax", "hidden_absmedian")
+def _measured(rng: np.random.Generator, n: int, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     unknown = rng.random(n) < 0.1
     return {name: np.where(unknown, np.nan, rng.random(n)).astype(np.float32) for name in names}
 

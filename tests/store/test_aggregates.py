@@ -176,9 +176,12 @@ def test_router_inputs_add_up_over_batches(tmp_path):
 def test_the_measured_stream_comes_back_where_it_was(tmp_path):
     path = tmp_path / "t.duckdb"
     batches = write(path, Plan(outputs=True), batches=3)
-    names = ("similarity", "hidden_absmax", "hidden_absmedian")
+    names = ("similarity", "hidden_absmax", "hidden_absmedian", "shared_absmax", "shared_input_absmax")
     chunks = list(open_trace(path).chunks(columns=("experts", *names), max_rows=60))
     assert len(chunks) > 1
+    norms = [chunk["expert_norm"] for chunk in open_trace(path).chunks(layers=[2], columns=("expert_norm",))]
+    made = np.concatenate([next(r.expert_norm for r in b.layers if r.layer == 2) for b in batches])
+    np.testing.assert_array_equal(np.concatenate(norms)[:, 0], made.astype(np.float32))
     for name in names:
         got = np.concatenate([chunk[name] for chunk in chunks])
         made = np.concatenate([np.stack([getattr(r, name) for r in b.layers], axis=1) for b in batches])

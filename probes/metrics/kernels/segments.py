@@ -33,18 +33,19 @@ def flatten(ids: np.ndarray, a: int, b: int, layer: int, num_experts: int, slots
 
 @numba.njit(cache=True, nogil=True)
 def window_histograms(
-    ids: np.ndarray, starts: np.ndarray, group: np.ndarray, m: int, per_expert: bool, out: np.ndarray
+    ids: np.ndarray,
+    starts: np.ndarray,
+    group: np.ndarray,
+    m: int,
+    num_experts: int,
+    per_expert: bool,
+    out: np.ndarray,
 ) -> None:
     """out[group[s], l, e, f] += windows of m tokens of sequence s in which e is active f times (pooled: e = 0).
 
-    An expert's count changes in few of the steps, so each change adds the stretch of windows it held before.
+    An expert's count changes in few of the steps, so each change adds the stretch of windows it held before. Experts
+    that no token chose count too: with f = 0 in every window.
     """
-    num_experts = 0
-    for t in range(ids.shape[0]):
-        for i in range(ids.shape[1]):
-            for r in range(ids.shape[2]):
-                num_experts = max(num_experts, ids[t, i, r] + 1)
-    num_experts = max(num_experts, out.shape[2])
     longest = 1
     for s in range(len(starts) - 1):
         longest = max(longest, starts[s + 1] - starts[s])

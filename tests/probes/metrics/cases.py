@@ -7,15 +7,17 @@ from typing import Any
 import numpy as np
 
 Case = dict[str, Any]
+SHARED = ("shared_absmax", "shared_input_absmax")
 PER_TOKEN = {
     *("experts", "sequence_id", "weights", "logits", "output_norm", "output_absmax", "token_id", "predicted_id"),
     *("token", "label", "other_experts", "other_logits"),
     *("input_absmax", "similarity", "hidden_absmax", "hidden_absmedian", "router_input"),
+    *(*SHARED, "expert_norm"),
 }
-PER_LAYER = ("input_absmax", "similarity", "hidden_absmax", "hidden_absmedian", "router_input")
+PER_LAYER = ("input_absmax", "similarity", "hidden_absmax", "hidden_absmedian", "router_input", *SHARED)
 PER_EXPERT = ("output_count", "output_mean", "output_m2", "router_weight", "expert_weight")
 # What a neutral file of routing cannot hold, so that traces made from one lack it.
-NOT_IN_A_FILE = {*PER_LAYER, *PER_EXPERT}
+NOT_IN_A_FILE = {"expert_norm", *PER_LAYER, *PER_EXPERT}
 
 # Options without which a metric makes no sense, or that make a small case interesting.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -65,6 +67,7 @@ def random_case(seed: int, missing: bool = True) -> Case:
     case["other_logits"] = logits + rng.normal(size=logits.shape) * 0.7
     case["other_experts"] = np.argsort(-case["other_logits"], axis=-1, kind="stable")[:, :, :k]
     case |= _measured(rng, tokens, layers, experts)
+    case["expert_norm"] = rng.exponential(size=logits.shape)
     case["token"] = np.array([f"t{i}" for i in case["token_id"]], object)
     return drop_routing(case, rng.random((tokens, layers)) < 0.1) if missing else case
 
@@ -77,6 +80,8 @@ def _measured(rng: np.random.Generator, tokens: int, layers: int, experts: int, 
         "similarity": rng.uniform(-0.2, 1.0, (tokens, layers)),
         "hidden_absmax": median * (1 + rng.exponential(size=(tokens, layers))),
         "hidden_absmedian": median,
+        "shared_absmax": rng.exponential(size=(tokens, layers)) * 30,
+        "shared_input_absmax": rng.exponential(size=(tokens, layers)) * 10,
         "router_input": rng.normal(size=(tokens, layers, width)),
         "output_count": rng.integers(0, 9, (layers, experts)),
         "output_mean": rng.normal(size=(layers, experts, width)),
@@ -90,7 +95,7 @@ def drop_routing(case: Case, where: np.ndarray) -> Case:
     """No routing at the positions [T, L] where asked: id −1, floats NaN."""
     case = dict(case)
     case["experts"] = np.where(where[:, :, None], -1, case["experts"])
-    for name in ("weights", "logits", "output_norm", "output_absmax", "other_logits"):
+    for name in ("weights", "logits", "output_norm", "output_absmax", "other_logits", "expert_norm"):
         if name in case:
             case[name] = np.where(where[:, :, None], np.nan, case[name])
     for name in PER_LAYER:

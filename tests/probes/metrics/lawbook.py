@@ -70,7 +70,7 @@ def expert_permutation(f: Any, metric: Metric, case: Case, rng: np.random.Genera
     new = rng.permutation(case["num_experts"])
     moved = {**case, "experts": np.where(case["experts"] < 0, -1, new[case["experts"]])}
     moved["other_experts"] = new[case["other_experts"]]
-    for name in ("logits", "other_logits"):
+    for name in ("logits", "other_logits", "expert_norm"):
         moved[name] = np.empty_like(case[name])
         moved[name][:, :, new] = case[name]
     for name in PER_EXPERT:
@@ -78,7 +78,9 @@ def expert_permutation(f: Any, metric: Metric, case: Case, rng: np.random.Genera
         moved[name][:, new] = case[name]
     before = f(**case, **options(metric))
     for name in {"expert", "other", "next_expert", "cluster"} & set(before.columns):
-        before[name] = before[name].map(lambda e: e if pd.isna(e) else new[int(e)]).astype(before[name].dtype)
+        there = before[name].map(lambda e: e if pd.isna(e) else new[int(e)]).astype(before[name].dtype)
+        routed = before["kind"] != "shared" if "kind" in before else before[name].notna()
+        before[name] = there.where(routed, before[name])  # shared experts keep their numbers
     same(before, f(**moved, **options(metric)), TIES)
 
 

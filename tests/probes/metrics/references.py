@@ -387,6 +387,16 @@ def norm_vs_gate(case: Case) -> Rows:
     return rows
 
 
+def norm_vs_gate_all(case: Case) -> Rows:
+    from scipy.stats import spearmanr
+
+    rows = {}
+    for i, layer in layers(case):
+        pairs = [(case["logits"][t, i], case["expert_norm"][t, i]) for t in tokens(case, i)]
+        rows[layer,] = {"spearman": np.mean([spearmanr(*pair).statistic for pair in pairs]), "n_tokens": len(pairs)}
+    return rows
+
+
 def dataset_distance(case: Case) -> Rows:
     from scipy.spatial.distance import cosine, jensenshannon
 
@@ -430,32 +440,35 @@ def expert_importance(case: Case) -> Rows:
     return rows
 
 
-def super_experts(case: Case, depth: int, percentile: float = 99.5) -> Rows:
+def super_experts(
+    case: Case, depth: int, percentile: float = 99.5, kinds: tuple[str, ...] = ("routed", "shared")
+) -> Rows:
     largest: dict[Any, tuple[float, int]] = {}
-    for i, layer in layers(case):
-        for t in tokens(case, i):
-            for r, e in enumerate(case["experts"][t, i].tolist()):
-                v = case["output_absmax"][t, i, r]
-                if (layer, e) not in largest or v > largest[layer, e][0]:
-                    largest[layer, e] = (v, t)
     inputs: dict[Any, float] = {}
+
+    def see(key: Any, v: float, t: int, received: float) -> None:
+        if key not in largest or v > largest[key][0]:
+            largest[key] = (v, t)
+        inputs[key] = max(received, inputs.get(key, 0))
+
     massive = {}
     for i, layer in layers(case):
         at = tokens(case, i)
         massive[layer] = max((case["hidden_absmax"][t, i] / case["hidden_absmedian"][t, i] for t in at), default=NAN)
         for t in at:
-            for e in case["experts"][t, i].tolist():
-                inputs[layer, e] = max(case["input_absmax"][t, i], inputs.get((layer, e), 0))
-    scope = [v for (layer, _), (v, _) in largest.items() if layer < round(0.75 * depth)]
+            for r, e in enumerate(case["experts"][t, i].tolist() if "routed" in kinds else ()):
+                see((layer, "routed", e), case["output_absmax"][t, i, r], t, case["input_absmax"][t, i])
+            if "shared" in kinds:
+                see((layer, "shared", 0), case["shared_absmax"][t, i], t, case["shared_input_absmax"][t, i])
+    scope = [v for (layer, *_), (v, _) in largest.items() if layer < round(0.75 * depth)]
     limit = max(np.percentile(scope, percentile), max(scope) // 10) if scope else NAN
+    every = {(layer, "routed", e) for _, layer in layers(case) for e in range(case["num_experts"])}
     rows = {}
-    for _, layer in layers(case):
-        for e in range(case["num_experts"]):
-            v, t = largest.get((layer, e), (NAN, None))
-            inside = layer < round(0.75 * depth)
-            row = {"max_abs_output": v, "is_super": bool(v > limit and inside)}
-            row |= {"max_abs_input": inputs.get((layer, e), NAN), "massive_activation_ratio": massive[layer]}
-            rows[layer, e] = row | {"token": None if t is None else case["token"][t]}
+    for key in {*(every if "routed" in kinds else ()), *largest}:
+        v, t = largest.get(key, (NAN, None))
+        row = {"max_abs_output": v, "is_super": bool(v > limit and key[0] < round(0.75 * depth))}
+        row |= {"max_abs_input": inputs.get(key, NAN), "massive_activation_ratio": massive[key[0]]}
+        rows[key] = row | {"token": None if t is None else case["token"][t]}
     return rows
 
 

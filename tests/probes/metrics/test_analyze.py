@@ -39,8 +39,7 @@ def as_stored(case: Case) -> Case:
     floats = ("weights", "logits", "output_norm", "output_absmax")
     labels = np.array(["c" if x is None else x for x in case["label"]], object)
     floats = (*floats, "other_logits")
-    left_out = ("input_absmax", "hidden_absmax", "hidden_absmedian")  # the neutral file has no place for them
-    kept = {name: value for name, value in case.items() if name not in left_out}
+    kept = {name: value for name, value in case.items() if name not in NOT_IN_A_FILE}
     return {**kept, **{n: case[n].astype(np.float32) for n in floats}, "label": labels}
 
 

@@ -63,6 +63,14 @@ agrees(
 )
 for m in (1, 2, 3, 5, 100):
     agrees(f"srp {m}", "level layer expert", lambda case, m=m: ref.srp(case, m), segment_length=m)
+    for level in ("layer", "model"):
+        agrees(
+            f"srp {m} {level} alone",
+            "level layer expert",
+            lambda case, m=m, level=level: {k: v for k, v in ref.srp(case, m).items() if k[0] == level},
+            segment_length=m,
+            level=level,
+        )
     agrees(
         f"sch {m}",
         "level layer cache_size",
@@ -88,6 +96,7 @@ agrees("coactivation adjacent", "layer expert other", lambda case: ref.coactivat
 agrees("cross_layer", "layer next_layer", lambda case: ref.cross_layer(case, False))
 agrees("cross_layer all", "layer next_layer", lambda case: ref.cross_layer(case, True), rank="all")
 agrees("norm_vs_gate", "layer", ref.norm_vs_gate, summary=True)
+agrees("norm_vs_gate all", "layer", ref.norm_vs_gate_all, summary=True, all_experts=True)
 agrees("dataset_distance", "a b layer", ref.dataset_distance)
 agrees(
     "expert_importance",
@@ -95,7 +104,15 @@ agrees(
     ref.expert_importance,
     criterion=OPTIONS["expert_importance"]["criterion"],
 )
-agrees("super_experts", "layer expert", lambda case: ref.super_experts(case, 5), num_hidden_layers=5)
+agrees("super_experts", "layer kind expert", lambda case: ref.super_experts(case, 5), num_hidden_layers=5)
+for one in ("routed", "shared"):
+    agrees(
+        f"super_experts {one}",
+        "layer kind expert",
+        lambda case, one=one: ref.super_experts(case, 5, kinds=(one,)),
+        num_hidden_layers=5,
+        kind=one,
+    )
 agrees("representation_collapse", "layer", ref.representation_collapse)
 agrees("expert_clusters", "layer expert", lambda case: ref.expert_clusters(case, 2), clusters=2)
 agrees(

@@ -21,7 +21,7 @@ def test_a_metric_stands_for_the_levels_it_reads():
     assert parse_capture("for=srp,router_saturation,norms") == ("ids", "norms")
     assert parse_capture("for=srp,for=norm_vs_gate") == ("ids", "norms")
     assert parse_capture("logits,for=expert_importance") == ("ids", "weights", "logits", "norms", "moments", "hidden")
-    assert parse_capture("for=super_experts") == ("ids", "norms", "hidden")
+    assert parse_capture("for=super_experts") == ("ids", "norms", "hidden", "shared")
     assert parse_capture("for=vocabulary_specialization") == ("ids", "predictions")
     assert parse_capture(None) == DEFAULT_CAPTURE
 
@@ -94,6 +94,57 @@ def test_super_experts_know_their_inputs_and_the_layers_ratio(trace):
     ratio = trace.sql("SELECT layer, max(hidden_absmax / hidden_absmedian) AS r FROM hidden GROUP BY ALL ORDER BY 1").r
     np.testing.assert_allclose(frame.groupby("layer")["massive_activation_ratio"].first(), ratio, rtol=1e-5)
     assert (ratio > 1).all()
+
+
+@pytest.fixture(scope="module")
+def shared_trace(tokenizer, prompts_file, tmp_path_factory):
+    """A model with a shared expert in every layer, recorded with it and with every expert's norm."""
+    from probes.families import family
+    from probes.families.tiny import tiny_model
+
+    torch.manual_seed(0)
+    model = tiny_model(family("qwen2_moe"), "float32", 0)
+    model.resize_token_embeddings(len(tokenizer))
+    path = tmp_path_factory.mktemp("shared") / "t.duckdb"
+    capture = "for=super_experts,logits,every_norm"
+    record(model, prompts_file, path, tokenizer=tokenizer, capture=capture, limit=12)
+    record(model, prompts_file, path, tokenizer=tokenizer, capture="norms,logits", limit=4)
+    return open_trace(path)
+
+
+def test_shared_experts_are_compared_with_the_routed_ones(shared_trace):
+    frame = analyze(shared_trace, "super_experts", run_id=1)
+    assert frame.groupby("layer").kind.value_counts().unstack()["shared"].eq(1).all()
+    sql = "SELECT layer, max(output_absmax) AS v, max(input_absmax) AS i FROM shared_outputs GROUP BY ALL ORDER BY 1"
+    rows, shared = shared_trace.sql(sql), frame[frame.kind == "shared"]
+    np.testing.assert_allclose(shared.max_abs_output, rows.v, rtol=1e-6)
+    np.testing.assert_allclose(shared.max_abs_input, rows.i, rtol=1e-6)
+    depth = int(shared_trace.run(1)["num_layers"])
+    inside = frame[frame.layer < round(0.75 * depth)].max_abs_output.dropna()
+    assert frame.threshold_percentile[0] == pytest.approx(np.percentile(inside, 99.5), rel=1e-6)
+    routed = analyze(shared_trace, "super_experts", run_id=1, kind="routed")
+    assert set(routed.kind) == {"routed"}
+    assert routed.threshold_percentile[0] != frame.threshold_percentile[0]
+
+
+def test_a_recording_without_its_shared_experts_says_so(shared_trace):
+    with pytest.raises(ProbeError, match=r"super_experts shared needs shared_absmax.*for=super_experts.*--kind routed"):
+        analyze(shared_trace, "super_experts", run_id=2)
+    assert len(analyze(shared_trace, "super_experts", run_id=2, kind="routed"))
+
+
+def test_norms_of_all_experts_against_the_gate(shared_trace):
+    from scipy.stats import spearmanr
+
+    frame = analyze(shared_trace, "norm_vs_gate", run_id=1, all_experts=True, summary=True)
+    found = {int(layer): [] for layer in frame.layer}
+    for chunk in shared_trace.chunks(1, columns=("logits", "expert_norm")):
+        for i, layer in enumerate(chunk["layers"].tolist()):
+            pairs = zip(chunk["logits"][:, i], chunk["expert_norm"][:, i], strict=True)
+            found[layer] += [spearmanr(*pair).statistic for pair in pairs]
+    np.testing.assert_allclose(frame.spearman, [np.mean(v) for v in found.values()], atol=1e-9)
+    with pytest.raises(ProbeError, match=r"norm_vs_gate needs expert_norm.*record again with level every_norm"):
+        analyze(shared_trace, "norm_vs_gate", run_id=2, all_experts=True)
 
 
 def test_importance_from_a_recording_is_that_of_its_rows(trace):

@@ -1,0 +1,1 @@
+"""The decoding strategies, one file each; found by listing this package."""

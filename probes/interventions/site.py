@@ -1,0 +1,157 @@
+"""Where an intervention acts: one layer of a model, and the forward pass that is going through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from probes.capture.inputs import TOKENS, Inputs, read_inputs
+from probes.errors import ProbeError
+from probes.interventions.spec import Scope, Spec
+
+
+class Pass:
+    """One forward pass of B sequences and S positions: which rows [B*S] are which tokens. Computed when asked for."""
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.inputs: Inputs = read_inputs(args, kwargs)
+        self._ids: Any = next((kwargs[n] for n in TOKENS if kwargs.get(n) is not None), args[0] if args else None)
+        self._rows: dict[int, Any] = {}  # by the identity of the spec
+
+    @property
+    def phase(self) -> str:
+        """ "decode" for one new position after cached ones, else "prefill"."""
+        return "decode" if self.past > 0 and self.inputs.length == 1 else "prefill"
+
+    @cached_property
+    def past(self) -> int:
+        """Positions before this pass, padding included."""
+        mask = self.inputs.mask
+        longer = 0 if mask is None else mask.shape[1] - self.inputs.length
+        return max(self.inputs.past, longer)
+
+    @property
+    def count(self) -> int:
+        """B*S."""
+        return self.inputs.batch * self.inputs.length
+
+    @cached_property
+    def real(self) -> Any:
+        """bool [B*S]: rows that are tokens, None where all are."""
+        return self.inputs.real()
+
+    @cached_property
+    def sequence(self) -> Any:
+        """int [B*S]: which sequence of the batch a row belongs to."""
+        return torch.arange(self.inputs.batch, device=self._ids.device).repeat_interleave(self.inputs.length)
+
+    @cached_property
+    def position(self) -> Any:
+        """int [B*S]: position within the sequence, padding not counted; -1 at padding."""
+        inputs, device = self.inputs, self._ids.device
+        if inputs.mask is None or bool(inputs.mask.all()):
+            if inputs.position_ids is not None:
+                return inputs.position_ids.expand(inputs.batch, -1).reshape(-1).long()
+            new = torch.arange(self.past, self.past + inputs.length, device=device)
+            return new.expand(inputs.batch, -1).reshape(-1)
+        mask = inputs.mask.long()
+        known = mask.cumsum(1)[:, mask.shape[1] - inputs.length :] - 1
+        known = known + (self.past if mask.shape[1] == inputs.length else 0)
+        return torch.where(mask[:, -inputs.length :].bool(), known, -1).reshape(-1)
+
+    @cached_property
+    def token_ids(self) -> Any:
+        """int [B*S]: the input tokens. ProbeError where the model was given embeddings."""
+        if self._ids.is_floating_point():
+            raise ProbeError("the model was given embeddings, so no intervention can be limited to certain tokens")
+        return self._ids.reshape(-1)
+
+    def rows(self, spec: Spec, generator: Any) -> Any:
+        """bool [B*S]: the tokens in the scope of `spec`, None where all are; the same ones in every layer."""
+        if not spec.scope.by_token:
+            return None
+        if id(spec) not in self._rows:
+            self._rows[id(spec)] = self._chosen(spec.scope, generator)
+        return self._rows[id(spec)]
+
+    def _chosen(self, scope: Scope, generator: Any) -> Any:
+        device = self._ids.device
+        chosen = torch.ones(self.count, dtype=torch.bool, device=device)
+        if scope.positions is not None:
+            first, last = scope.positions
+            chosen &= (self.position >= first) & (self.position <= last)
+        if scope.last is not None:
+            position = self.position.view(self.inputs.batch, -1)
+            chosen &= (position > position.amax(1, keepdim=True) - scope.last).reshape(-1) & (self.position >= 0)
+        if scope.sequences:
+            chosen &= torch.isin(self.sequence, torch.tensor(scope.sequences, device=device))
+        if scope.tokens:
+            chosen &= torch.isin(self.token_ids, torch.tensor(scope.tokens, device=device))
+        if scope.probability < 1:
+            chosen &= (torch.rand(self.count, generator=generator) < scope.probability).to(device)
+        return chosen
+
+
+@dataclass(eq=False)
+class Site:
+    """One intervention at one layer: what does not change between passes, and what the pass at hand has brought.
+
+    named      ids of the experts the spec names for this layer
+    scoring    "softmax", "sigmoid" or "sqrtsoftplus": how the family turns logits into scores
+    generator  random numbers of this intervention (on the host), seeded when steering begins
+    logits     [T, E] as the router has them, after the edits before; None until the router ran
+    state      what an intervention keeps from one of its stages to the next, within a pass
+    weigh      ids [T, n] -> weights [T, n] that the router's own code gives these experts
+    """
+
+    spec: Spec
+    layer: int
+    num_experts: int
+    top_k: int
+    layers: tuple[int, ...]
+    scoring: str
+    generator: Any
+    named: tuple[int, ...]
+    forward: Pass | None = None
+    logits: Any = None
+    hidden: Any = None
+    run_expert: Callable[[Any, Any], Any] | None = None
+    weigh: Callable[[Any], Any] | None = None
+    state: dict[str, Any] = field(default_factory=dict)
+    _made: dict[Any, Any] = field(default_factory=dict)
+
+    def kept(self, name: str, like: Any, make: Callable[[], Any]) -> Any:
+        """The tensor `make()` gives, on the device and in the dtype of `like`, made once."""
+        key = (name, like.device, like.dtype)
+        if key not in self._made:
+            self._made[key] = make().to(device=like.device, dtype=like.dtype)
+        return self._made[key]
+
+    def mask(self, like: Any) -> Any:
+        """bool [E]: the named experts, on the device of `like`."""
+        key = ("named", like.device)
+        if key not in self._made:
+            mask = torch.zeros(self.num_experts, dtype=torch.bool)
+            mask[list(self.named)] = True
+            self._made[key] = mask.to(like.device)
+        return self._made[key]
+
+    def random(self, *shape: int, like: Any) -> Any:
+        """Uniform random numbers in [0, 1) as float32 on the device of `like`; drawn on the host, so that every
+        device sees the same ones."""
+        return torch.rand(shape, generator=self.generator).to(like.device)
+
+    def scores(self) -> Any:
+        """p [T, E], float32, summing to 1: softmax of the logits, or the family's own scores over their sum."""
+        logits = self.logits.float()
+        if self.scoring == "sigmoid":
+            scores = logits.sigmoid()
+        elif self.scoring == "sqrtsoftplus":
+            scores = torch.nn.functional.softplus(logits).sqrt()
+        else:
+            return logits.softmax(-1)
+        return scores / scores.sum(-1, keepdim=True)
