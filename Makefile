@@ -36,6 +36,7 @@ docs: $(STAMP)
 	rm -f build/docs.duckdb
 	$(BIN)/probe families --check --write docs/families.md
 	$(BIN)/python -m probes.metrics.document
+	$(BIN)/python -m probes.interventions.document
 	$(BIN)/python -m store.reference > docs/sql.md
 	$(BIN)/probe demo --no-serve --out build/docs.duckdb
 	$(BIN)/python docs/findings.py build/docs.duckdb

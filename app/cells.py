@@ -10,9 +10,11 @@ from html import escape
 from typing import Any
 from urllib.parse import urlencode
 
+import pandas as pd
+
 from app import state
 from app.palette import expert_color
-from app.token_text import pieces
+from app.token_text import pieces, visible
 
 FIRST_PAGE = "overview"  # the one at the bare address
 
@@ -65,6 +67,13 @@ def token(text: str | None) -> Safe:
 def token_of(row: Any) -> Safe:
     """The token of a row with token and token_id: its text, or its id where there is none."""
     return token(row.token) if isinstance(row.token, str) else safe(f"id {row.token_id}")
+
+
+def plain_token(row: Any) -> str:
+    """The same as text, with marks for what cannot be seen; empty where nothing is known."""
+    if isinstance(row.token, str):
+        return visible(row.token)
+    return f"id {int(row.token_id)}" if row.token_id is not pd.NA and row.token_id == row.token_id else ""
 
 
 def context(texts: Sequence[str | None], at: int) -> Safe:

@@ -56,6 +56,7 @@ BY = {
     "entropy": By("Entropy", "nats", "of the router's scores: how undecided it was", lambda row: _number(row.entropy)),
     "margin": By("Margin", "", "last chosen score minus best one not chosen", lambda row: _number(row.margin)),
     "weight": By("Weight", "", "of the first expert", lambda row: first(row.weights)),
+    "surprisal": By("Surprisal", "nats", "−ln of the probability the model gave it", lambda row: -_number(row.logprob)),
 }
 
 

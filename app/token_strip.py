@@ -52,16 +52,19 @@ def strip_data(
     }
 
 
-def token_strip(data: dict[str, Any], on_select: Callable[[int], None]) -> None:
-    """Draw the strip; `on_select` is called with the position of a token that was clicked or moved to."""
+def token_strip(data: dict[str, Any], on_select: Callable[[int], None], key: str = KEY) -> None:
+    """Draw the strip; `on_select` is called with the position of a token that was clicked or moved to.
+
+    `key` tells strips of one page apart.
+    """
     import streamlit as st
 
     def selected() -> None:
-        position = st.session_state[KEY].get("selected")
+        position = st.session_state[key].get("selected")
         if isinstance(position, int):
             on_select(position)
 
-    _component()(key=KEY, data=data, on_selected_change=selected)
+    _component()(key=key, data=data, on_selected_change=selected)
 
 
 def _entry(token: Shown) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, state
-from app.cells import Safe, href, link
+from app.cells import Safe, href, link, safe
 from app.theme import COLORS
 
 if TYPE_CHECKING:
@@ -61,12 +61,12 @@ def tiles(entries: Iterable[tuple[str, str, str]]) -> None:
     st.html(f'<div class="rw-tiles">{cells}</div>')
 
 
-def findings(entries: Iterable[Any]) -> None:
-    """What stands out, in words: cards with `title`, `text` and the `command` that shows it."""
+def findings(entries: Iterable[Any], links: Iterable[str]) -> None:
+    """What stands out, in words: cards with `title`, `text`, the `command` that shows it, and a link (`Safe`) or ''."""
     cards = "".join(
-        f'<div class="rw-finding"><h4>{escape(found.title)}</h4><p>{escape(found.text)}</p>'
+        f'<div class="rw-finding"><h4>{escape(found.title)}</h4><p>{escape(found.text)}</p>{safe(link)}'
         f"<code>{escape(found.command or '')}</code></div>"
-        for found in entries
+        for found, link in zip(entries, links, strict=True)
     )
     st.html(f'<div class="rw-findings">{cards}</div>')
 

@@ -37,6 +37,15 @@ def curve(frame: pd.DataFrame, what: str) -> str:
     )
 
 
+def largest(frame: pd.DataFrame, column: str) -> str:
+    """Where a value per token is largest. `frame`: token, position and the column."""
+    known = frame.dropna(subset=[column])
+    if known.empty:
+        return "There is nothing to show."
+    top = known.loc[known[column].idxmax()]
+    return f"It is largest, {number(top[column])}, at position {int(top['position'])} ({top['token']})."
+
+
 def coverage(frame: pd.DataFrame) -> str:
     """How much is missing. `frame`: layer, n_tokens, n_missing (summed over reasons)."""
     total, lost = int(frame["n_tokens"].sum()), int(frame["n_missing"].sum())
@@ -178,3 +187,96 @@ def importance(mine: pd.DataFrame, experts: int) -> str:
         f"By {best['criterion']} it is number {best['rank']} of {experts} in its layer, by {worst['criterion']} number "
         f"{worst['rank']}."
     )
+
+
+def label_range(labels: pd.DataFrame) -> str:
+    """Which label is highest and lowest over all layers. `labels`: layer, label, value; none for fewer than two."""
+    means = labels.groupby("label")["value"].mean().dropna()
+    if len(means) < 2:
+        return ""
+    high, low = (f"{name} ({number(means[name])})" for name in (means.idxmax(), means.idxmin()))
+    return f" Over all layers it is highest for {high}, lowest for {low}."
+
+
+def top_p(table: pd.DataFrame, top_k: int) -> str:
+    """How many experts top-p would use. `table`: layer, p, mean, ci_low, ci_high."""
+    part = table[(table["p"] == 0.7) & table["mean"].notna()]
+    if part.empty:
+        return ""
+    low, high = part.loc[part["mean"].idxmin()], part.loc[part["mean"].idxmax()]
+    return (
+        f"To have more than 70 % of the score together, tokens need {number(low['mean'])} experts on average in layer "
+        f"{int(low['layer'])} and {number(high['mean'])} in layer {int(high['layer'])}; they get {top_k}."
+    )
+
+
+def super_experts(known: pd.DataFrame) -> str:
+    """Whose outputs are largest, and by how much. `known`: layer, expert, max_abs_output, is_super."""
+    if known.empty:
+        return "No output of any expert is known."
+    top, n = known.loc[known["max_abs_output"].idxmax()], int(known["is_super"].sum())
+    times = float(top["max_abs_output"]) / float(known["max_abs_output"].median())
+    named = f"The published rule names {plural(n, 'super expert')}" if n else "The published rule names none"
+    return (
+        f"{named} of {plural(len(known), 'expert')}. The largest output, {number(top['max_abs_output'])}, is that of "
+        f"expert {int(top['expert'])} of layer {int(top['layer'])}: {number(times)} times the middle expert's."
+    )
+
+
+def who_did_it(found: pd.DataFrame) -> str:
+    """Whether one place made them all. `found`: sequence_id, position; the experts looked at."""
+    places = found.dropna(subset=["position"])
+    if places.empty:
+        return ""
+    start = int((places["position"] == 0).sum())
+    if len(places) == 1:
+        return "Its largest output came at the first position of a sequence." if start else ""
+    return f"{count(start)} of {count(len(places))} had their largest output at the first position of a sequence."
+
+
+def sinks(table: pd.DataFrame, n: int) -> str:
+    """Whether a few tokens draw most peaks. `table`: n of each token, the most first; `n`: all experts."""
+    first, three = int(table["n"].iloc[0]), int(table["n"].head(3).sum())
+    spread = "Peaks are spread over many tokens" if three < n / 4 else "A few tokens draw many of the peaks"
+    return (
+        f"{spread}: {percent(first / n)} of the experts peak at the commonest, {percent(three / n)} at the first three."
+    )
+
+
+def beside(one: pd.DataFrame, other: pd.DataFrame, same_layer: bool) -> str:
+    """How alike two views of the same tokens are. `one`, `other`: position, token_id, experts of each token."""
+    both = one.merge(other, on="position", suffixes=("", "_other"))
+    if both.empty:
+        return "The two share no token."
+    ids = both[["token_id", "token_id_other"]].dropna()
+    if (ids["token_id"] != ids["token_id_other"]).any():
+        return "The two hold different tokens at the same positions: they are not the same text."
+    if not same_layer:
+        return "Expert numbers mean nothing across layers: compare where the colour changes, not which colour it is."
+    pairs = zip(both["experts"], both["experts_other"], strict=True)
+    routed = [(set(map(int, a)), set(map(int, b))) for a, b in pairs if hasattr(a, "__len__") and hasattr(b, "__len__")]
+    same = sum(a == b for a, b in routed)
+    return f"{count(same)} of {plural(len(routed), 'token')} here have the same experts in both."
+
+
+def token_logits(frame: pd.DataFrame, layer: int) -> str:
+    """How far the chosen experts stand above the rest. `frame`: expert, logit, probability, chosen."""
+    chosen, rest = frame[frame["chosen"].astype(bool)], frame[~frame["chosen"].astype(bool)]
+    if chosen.empty or rest.empty:
+        return ""
+    gap = float(chosen["logit"].min()) - float(rest["logit"].max())
+    above = "above" if gap >= 0 else "below"
+    last, best = chosen.loc[chosen["logit"].idxmin(), "expert"], rest.loc[rest["logit"].idxmax(), "expert"]
+    return (
+        f"The last expert chosen, {int(last)}, lies {number(abs(gap))} {above} the best one not chosen, {int(best)}; "
+        f"the chosen hold {percent(float(chosen['probability'].sum()))} of the score."
+    )
+
+
+def firing(found: pd.DataFrame) -> str:
+    """Where an expert fires most. `found`: sequence_id, label, n_fired, n_tokens; the largest share first."""
+    if found.empty:
+        return "Nowhere in what was looked through."
+    top = found.iloc[0]
+    share = percent(top["n_fired"] / top["n_tokens"])
+    return f"Most in sequence {int(top['sequence_id'])}: {share} of its tokens choose it."

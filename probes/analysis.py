@@ -62,7 +62,9 @@ def analyze(
     `attrs` of the result hold metric, params, run_id and columns.
     """
     asked = Asked.of(metric, layers=layers, by=by, test=test, **params)
-    source = TraceSource(opened(trace), run_id, layers, sequences)
+    opened_trace = opened(trace)
+    with opened_trace.held():
+        source = TraceSource(opened_trace, run_id, layers, sequences)
     frame = asked.table(source)
     chosen = {} if sequences is None else {"sequences": source.sequences}
     frame.attrs = {
@@ -96,9 +98,10 @@ class Asked:
 
     def params(self) -> dict[str, Any]:
         """All of it, as the `attrs` of a table and a saved result say it."""
-        return _params(
-            self.options, {"by": self.by, "layers": self.layers, "test": self.test, **self.pair}, self.common
-        )
+        # An open trace by its place: tables are copied and kept, and an open file cannot be.
+        pair = {name: str(getattr(value, "path", value)) if name == "against_trace" and value is not None else value
+                for name, value in self.pair.items()}  # fmt: skip
+        return _params(self.options, {"by": self.by, "layers": self.layers, "test": self.test, **pair}, self.common)
 
     def table(self, source: TraceSource) -> pd.DataFrame:
         """The metric's table over a source."""
@@ -328,7 +331,8 @@ class TraceSource:
         """The additive sums of the run, of the chosen layers; None where the trace has none, or not all is wanted."""
         if self.sequences is not None and not self.sums_of_all:
             return None
-        stored = self.trace.aggregates(self.run_id)
+        names = None if self.asked is None else ("count", "tokens", "missing", *self.asked[0].sums)
+        stored = self.trace.aggregates(self.run_id, names)
         if not stored:
             return None
         # Every position has a row in every layer, with or without routing.

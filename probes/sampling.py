@@ -77,7 +77,7 @@ def _drawn(whole: TraceSource, part: TraceSource, asked: Asked, n_tokens: int) -
         noise = "sample"
         exact = _from_sums(part, asked)
         if exact is not None:
-            table, values = _narrowed(table, exact, asked.metric.value, part.n_sequences / whole.n_sequences), "sums"
+            table, values = narrowed(table, exact, asked.metric.value, part.n_sequences / whole.n_sequences), "sums"
     sample = Sample(values, noise, part.n_sequences, whole.n_sequences, n_tokens, int(whole.run["n_tokens"]))
     return Sampled(table, sample)
 
@@ -91,7 +91,7 @@ def _from_sums(part: TraceSource, asked: Asked) -> pd.DataFrame | None:
     return table if len(part.passes) == passes else None
 
 
-def _narrowed(table: pd.DataFrame, exact: pd.DataFrame, value: str, share: float) -> pd.DataFrame:
+def narrowed(table: pd.DataFrame, exact: pd.DataFrame, value: str, share: float) -> pd.DataFrame:
     """The exact table with the noise columns of the sample's, intervals as wide as those of the whole would be."""
     keys = [name for name in KEYS if name in table and name in exact]
     noise = [name for name in NOISE if name in table]

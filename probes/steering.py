@@ -20,12 +20,19 @@ class Steering:
     specs   the interventions in order
     widths  layer -> the most experts a token can get there, where a layer is edited
     drops   layers in which a slot of weight 0 stands for no expert
+    draws   the random numbers of each spec, and the seed they began with
     """
 
     specs: tuple[Spec, ...]
     widths: dict[int, int] = field(default_factory=dict)
     drops: frozenset[int] = frozenset()
+    draws: tuple[tuple[Any, int], ...] = ()
     hooks: Any = None
+
+    def restart(self, batch: int) -> None:
+        """Draw for batch number `batch` what it would get in any run, however much was drawn before."""
+        for generator, seed in self.draws:
+            generator.manual_seed((seed + batch * 0x9E3779B97F4A7C15) % 2**63)  # far apart for neighbours
 
     def as_list(self) -> list[dict[str, Any]]:
         """The specs, JSON-able, as a run's provenance keeps them."""
@@ -76,9 +83,9 @@ def _prepare(model: Any, report: Any, specs: tuple[Spec, ...], tokenizer: Any) -
         return Steering(()), []
     calls = learn(model, report)
     edits = plan(specs, report, calls, tokenizer)
-    steering = Steering(
-        specs, widths(edits), frozenset(la for la, some in edits.items() if any(e.declared.drops for e in some))
-    )
+    drops = frozenset(la for la, some in edits.items() if any(e.declared.drops for e in some))
+    draws = {id(e.site.generator): (e.site.generator, e.site.spec.scope.seed) for some in edits.values() for e in some}
+    steering = Steering(specs, widths(edits), drops, tuple(draws.values()))
     working = {la: tuple(e for e in some if not is_neutral(e.site.spec)) for la, some in edits.items()}
     return steering, Engine(model, report, calls, {la: some for la, some in working.items() if some}).points()
 

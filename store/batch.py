@@ -45,7 +45,8 @@ class LayerInfo:
 class LayerRows:
     """Routing of one layer for the tokens of a batch, n rows in the order of the batch's tokens.
 
-    experts       [n, k] int    -1: no such slot; a row of -1 has no routing (say why in `missing_reason`)
+    experts       [n, k] int    -1: no such slot (what follows a row's last expert is not stored); a row of -1 has no
+                  routing (`missing_reason` says why)
     weights, output_norm, output_absmax  [n, k] float or None
     logits        [n, E] float32, float16, or uint16 holding bfloat16 bits, or None; only rows of `logits_kept`
                   (bool [n], None for all) are stored
@@ -54,6 +55,7 @@ class LayerRows:
     shared_absmax, shared_input_absmax  [n] float or None: largest component of the shared expert's output and input
     expert_norm   [n, E] float or None: L2 norm of every expert's output; NaN is unknown
     outputs       [m, k, H] float or None: the m rows where `outputs_kept` (bool [n], None for all) is true
+    missing_reason  text for the rows without routing, or one text for each row [n]
     """
 
     layer: int
@@ -74,7 +76,7 @@ class LayerRows:
     shared_absmax: np.ndarray | None = None
     shared_input_absmax: np.ndarray | None = None
     expert_norm: np.ndarray | None = None
-    missing_reason: str | None = None
+    missing_reason: Any = None
 
     @property
     def nbytes(self) -> int:

@@ -315,5 +315,12 @@ def writing(path: str | os.PathLike[str], wait: float | None = None) -> Iterator
 
 def read(path: str | os.PathLike[str], ask: Callable[[Any], T], wait: float | None = None) -> T:
     """Open, ask, close. What `ask` returns must not need the connection any more."""
-    with _opened(path, True, READ_WAIT if wait is None else wait) as con:
+    with reading(path, wait) as con:
         return ask(con)
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str], wait: float | None = None) -> Iterator[Any]:
+    """A connection to ask on; the file is open only meanwhile."""
+    with _opened(path, True, READ_WAIT if wait is None else wait) as con:
+        yield con

@@ -97,9 +97,16 @@ def widen(logits: np.ndarray) -> np.ndarray:
     return np.asarray(logits, dtype=np.float32)
 
 
-def list_column(values: np.ndarray, rows: np.ndarray | None, slots: np.ndarray | None, kind: pa.DataType) -> pa.Array:
-    """Arrow list per row of `values` [n, m]: NULL where `rows` (bool [n]) is false, elements NULL where `slots` is."""
+def list_column(
+    values: np.ndarray, rows: np.ndarray | None, slots: np.ndarray | None, kind: pa.DataType, ends: Any = None
+) -> pa.Array:
+    """Arrow list per row of `values` [n, m]: NULL where `rows` (bool [n]) is false, elements NULL where `slots` is.
+
+    ends  int [n]: how many of a row's values are kept, None for all m
+    """
     n, m = values.shape
+    if ends is not None:
+        return _ragged(values, rows, slots, kind, ends)
     keep = np.ones(n, dtype=bool) if rows is None else rows
     offsets = np.zeros(n + 1, dtype=np.int32)
     np.cumsum(keep, dtype=np.int32, out=offsets[1:])
@@ -108,6 +115,16 @@ def list_column(values: np.ndarray, rows: np.ndarray | None, slots: np.ndarray |
     flat = pa.array(chosen.reshape(-1), type=kind.value_type, mask=dead)
     empty = None if keep.all() else pa.array(~keep)
     return pa.ListArray.from_arrays(pa.array(offsets * m), flat, type=kind, mask=empty)
+
+
+def _ragged(values: np.ndarray, rows: np.ndarray | None, slots: np.ndarray | None, kind: pa.DataType, ends: Any) -> Any:
+    """Lists of different lengths; a token may get fewer experts than another under an intervention."""
+    keep = np.ones(len(values), dtype=bool) if rows is None else rows
+    inside = (np.arange(values.shape[1]) < ends[:, None]) & keep[:, None]
+    offsets = np.concatenate([[0], np.cumsum(inside.sum(axis=1))]).astype(np.int32)
+    dead = None if slots is None else ~slots[inside]
+    flat = pa.array(values[inside], type=kind.value_type, mask=dead)
+    return pa.ListArray.from_arrays(pa.array(offsets), flat, type=kind, mask=None if keep.all() else pa.array(~keep))
 
 
 def scalar_column(values: np.ndarray | None, n: int, kind: pa.DataType) -> pa.Array:
@@ -124,13 +141,14 @@ def routing_table(run_id: int, batch: Batch, rows: LayerRows) -> pa.Table:
     n = batch.n_tokens
     slots = rows.experts >= 0
     routed = np.asarray(slots.any(axis=1))
+    ends = _ends(slots, routed)
     columns: dict[str, Any] = {
         "run_id": _constant(run_id, n, pa.int32()),
         "sequence_id": pa.array(batch.tokens["sequence_id"]).cast(pa.int32()),
         "position": pa.array(batch.tokens["position"]).cast(pa.int32()),
         "layer": _constant(rows.layer, n, pa.int16()),
         "experts": list_column(
-            np.where(slots, rows.experts, 0).astype(np.uint16), routed, slots, pa.list_(pa.uint16())
+            np.where(slots, rows.experts, 0).astype(np.uint16), routed, slots, pa.list_(pa.uint16()), ends
         ),
         "input_absmax": scalar_column(rows.input_absmax, n, pa.float32()),
         "entropy": scalar_column(rows.entropy, n, pa.float32()),
@@ -139,10 +157,17 @@ def routing_table(run_id: int, batch: Batch, rows: LayerRows) -> pa.Table:
     }
     for column, values in _slot_values(rows):
         known = slots & ~np.isnan(values)
-        columns[column] = list_column(np.asarray(values, np.float32), routed, known, pa.list_(pa.float32()))
+        columns[column] = list_column(np.asarray(values, np.float32), routed, known, pa.list_(pa.float32()), ends)
     columns.update(_logits_column(rows))
     ordered = [columns.get(f.name, pa.nulls(n, f.type)) for f in ROUTING]
     return pa.Table.from_arrays(ordered, schema=ROUTING)
+
+
+def _ends(slots: np.ndarray, routed: np.ndarray) -> np.ndarray | None:
+    """[n] where each row's last expert stands, counted from 1; None where all rows are full."""
+    if slots.all() or slots[routed].all():
+        return None
+    return np.asarray(slots.shape[1] - slots[:, ::-1].argmax(axis=1))
 
 
 def _slot_values(rows: LayerRows) -> list[tuple[str, np.ndarray]]:
@@ -157,7 +182,8 @@ def _constant(value: Any, n: int, kind: pa.DataType) -> pa.Array:
 def _reasons(rows: LayerRows, routed: np.ndarray) -> pa.Array:
     if routed.all():
         return pa.nulls(len(routed), pa.string())
-    reason = np.full(len(routed), rows.missing_reason or "not recorded", dtype=object)
+    given = "not recorded" if rows.missing_reason is None else rows.missing_reason
+    reason = np.broadcast_to(np.asarray(given, dtype=object), routed.shape)
     return pa.array(reason, type=pa.string(), mask=routed)
 
 

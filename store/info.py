@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from store.interventions import in_words
 from store.trace import Trace
 
 COVERAGE = (
@@ -64,8 +65,8 @@ def _run_lines(run: dict[str, Any]) -> list[str]:
         ("layers", _layers(run)),
         ("coverage", _coverage(run["layers"])),
         ("labels", ", ".join(f"{e['label'] or '(none)'} {e['n']:,}" for e in run["labels"]) or "none"),
-        ("intervention", _short(run["intervention"])),
-        ("baseline", run["baseline_run_id"]),
+        ("intervention", in_words(run["intervention"]).removeprefix("under ") if run["intervention"] else None),
+        ("baseline", f"run {run['baseline_run_id']}" if run["baseline_run_id"] else None),
         ("kept", _short(run["capture"])),
     ]
     facts += [(f"  {key}", _short(value)) for key, value in (run["provenance"] or {}).items()]

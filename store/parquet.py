@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,10 @@ class ParquetTrace(Trace):
             raise database.explain(error, self.path) from error
         finally:
             con.close()
+
+    def held(self) -> AbstractContextManager[None]:
+        """Nothing to hold: the connection stays open."""
+        return nullcontext()
 
 
 _opened: dict[Path, tuple[tuple[int, int], ParquetTrace]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ PLACES = {"max_output_sequence_id", "max_output_position"}
 MAXIMA = {"max_abs_output", "max_abs_input"}
 
 
-def read_aggregates(con: Any, run_id: int) -> dict[str, Any]:
+def read_aggregates(con: Any, run_id: int, wanted: Collection[str] | None = None) -> dict[str, Any]:
     """Arrays over layers, experts and labels; the last of the G groups holds the sequences without a label.
 
     layers [L], num_experts [L], top_k [L], label_names (G - 1)
@@ -46,18 +47,24 @@ def read_aggregates(con: Any, run_id: int) -> dict[str, Any]:
     max_abs_output, max_abs_input float64 (NaN unknown); max_output_sequence_id, max_output_position int64 (-1 unknown)
     [L, G]: tokens, missing, n_logits, n_entropy, n_margin int64; sum_entropy, sum_margin and their squares float64
     coactivation [L, E, E] int64
+    Of all these only the `wanted`, where that is given; a metric needs few of them.
     """
     layers = con.execute(queries.LAYERS, [run_id]).fetchnumpy()
     names = tuple(label for (label,) in con.execute(queries.LABELS, [run_id]).fetchall())
     numbers, experts = layers["layer"].astype(np.int64), layers["num_experts"].astype(np.int64)
     shape = (len(numbers), int(experts.max(initial=0)), len(names) + 1)
     result: dict[str, Any] = {"layers": numbers, "num_experts": experts, "top_k": layers["top_k"].astype(np.int64)}
-    result |= {"label_names": names} | {name: _empty(name, shape) for name in PER_EXPERT}
-    result |= {name: _empty(name, (shape[0], shape[2])) for name in PER_LAYER}
+    result |= {"label_names": names} | {name: _empty(name, shape) for name in PER_EXPERT if _is(name, wanted)}
+    result |= {name: _empty(name, (shape[0], shape[2])) for name in PER_LAYER if _is(name, wanted)}
     at = {int(layer): i for i, layer in enumerate(numbers)}
     _fill(con, run_id, result, at)
-    result["coactivation"] = _coactivation(con, run_id, at, shape)
+    if _is("coactivation", wanted):
+        result["coactivation"] = _coactivation(con, run_id, at, shape)
     return result
+
+
+def _is(name: str, wanted: Collection[str] | None) -> bool:
+    return wanted is None or name in wanted
 
 
 def _empty(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -69,15 +76,15 @@ def _empty(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _fill(con: Any, run_id: int, result: dict[str, Any], at: dict[int, int]) -> None:
-    columns = ", ".join((*PER_EXPERT.values(), *PER_LAYER.values()))
+    columns = ", ".join(column for name, column in (PER_EXPERT | PER_LAYER).items() if name in result) or "1"
     table = con.sql(queries.AGGREGATES.format(columns=columns), params=[run_id]).to_arrow_table()
     row_of = [at[layer] for layer in table["layer"].to_pylist()]
     group_of = table["label_id"].to_pylist()
-    for name, column in PER_EXPERT.items():
+    for name, column in ((n, c) for n, c in PER_EXPERT.items() if n in result):
         arrays = _lists(table[column].combine_chunks(), missing=-1 if name in PLACES else np.nan)
         for i, g, values in zip(row_of, group_of, arrays, strict=True):
             result[name][i, : len(values), g] = values
-    for name, column in PER_LAYER.items():
+    for name, column in ((n, c) for n, c in PER_LAYER.items() if n in result):
         result[name][row_of, group_of] = table[column].to_numpy()
 
 

@@ -9,7 +9,9 @@ for chunk in trace.chunks(run_id=1, columns=("experts", "weights")):
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ class Trace:
         self.path, self.wait = path, wait
         self._known: set[int] = set()
         self._vocabulary: dict[int, tuple[int, dict[int, str]]] = {}
+        self._held = threading.local()
 
     def __repr__(self) -> str:
         return f"Trace({str(self.path)!r})"
@@ -47,7 +50,24 @@ class Trace:
 
     def ask(self, question: Any) -> Any:
         """`question(connection)` on a connection that is open only meanwhile."""
-        return database.read(self.path, question, self.wait)
+        con = getattr(self._held, "con", None)
+        return database.read(self.path, question, self.wait) if con is None else question(con)
+
+    def held(self) -> AbstractContextManager[None]:
+        """Several short questions of this thread on one connection: opening the file takes longer than each of them.
+
+        Nobody can write meanwhile, so nothing slow belongs inside.
+        """
+        return nullcontext() if getattr(self._held, "con", None) is not None else self._holding()
+
+    @contextmanager
+    def _holding(self) -> Iterator[None]:
+        with database.reading(self.path, self.wait) as con:
+            self._held.con = con
+            try:
+                yield
+            finally:
+                self._held.con = None
 
     def sql(self, sql: str, params: Sequence[Any] | None = None) -> Any:
         """DataFrame of a query of our own (people's SQL goes through store.sandbox)."""
@@ -86,10 +106,10 @@ class Trace:
         run = self._id(run_id)
         return tuple(label for (label,) in self.ask(lambda con: con.execute(queries.LABELS, [run]).fetchall()))
 
-    def aggregates(self, run_id: int | None = None) -> dict[str, Any]:
-        """Counts and sums over the whole run, by layer, expert and label: see store.totals."""
+    def aggregates(self, run_id: int | None = None, names: Sequence[str] | None = None) -> dict[str, Any]:
+        """Counts and sums over the whole run, by layer, expert and label: see store.totals; `names`: only these."""
         run = self._id(run_id)
-        return self.ask(lambda con: read_aggregates(con, run))
+        return self.ask(lambda con: read_aggregates(con, run, names))
 
     def moments(self, run_id: int | None = None) -> dict[int, Any]:
         """layer -> (count [E], mean [E, H], m2 [E, H]) of the experts' output vectors; empty where not kept."""

@@ -11,8 +11,11 @@ from app.charts.overview import coverage_bars, layer_curve, load_cap, load_heatm
 from app.charts.pruning import agreement_matrix, criteria_curves, importance_heatmap
 from app.charts.specialization import atlas, contrast_bars, label_heatmap
 from app.charts.sql import quick_chart
+from app.charts.steering import changed_bars, effect_bars, kl_bars
 from app.charts.structure import cluster_strip, clustered, flow_sankey, pair_heatmap, tie_graph
-from app.charts.tokens import token_curve
+from app.charts.super_experts import maxima_heatmap, maxima_strip
+from app.charts.tokens import logit_bars, token_curve
+from app.charts.uncertainty import label_lines, needed_bars, needed_curve
 
 __all__ = [
     "EXPORT_SCALE",
@@ -20,19 +23,28 @@ __all__ = [
     "atlas",
     "budget_curve",
     "cache_curves",
+    "changed_bars",
     "cluster_strip",
     "clustered",
     "contrast_bars",
     "coverage_bars",
     "criteria_curves",
     "difference_heatmap",
+    "effect_bars",
     "flow_sankey",
     "importance_heatmap",
+    "kl_bars",
     "label_heatmap",
+    "label_lines",
     "layer_curve",
     "load_cap",
     "load_heatmap",
+    "logit_bars",
+    "maxima_heatmap",
+    "maxima_strip",
     "modebar",
+    "needed_bars",
+    "needed_curve",
     "pair_curves",
     "pair_heatmap",
     "plain",

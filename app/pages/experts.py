@@ -22,7 +22,7 @@ SAMPLE_TOKENS = 40_000  # tokens of one layer that contexts, tokens and profiles
 AROUND = 10  # tokens shown on each side of one that chose the expert
 CONTEXTS = 12
 PARTNERS = 8
-LABEL_ROWS = 300_000
+LABEL_ROWS = 60_000  # of one layer: enough for the width of the intervals
 STORED = {
     "frequency": None, "soft_frequency": "weights", "ean": "norms", "ean_mean": "norms", "reap": "norms",
     "max_activation": "maxima",

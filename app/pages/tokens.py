@@ -9,16 +9,18 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import charts, data, state, token_table, ui, words
+from app import cells, charts, data, state, token_table, ui, words
 from app.coloring import BY, colored
-from app.formats import count
+from app.formats import NOTHING, count, percent, plural
 from app.pages import Here, Page
-from app.token_strip import strip_data, token_strip
+from app.token_strip import KEY, strip_data, token_strip
 from app.token_text import visible
 
 PAGE = Page(name="tokens", title="Tokens", icon=":material/text_fields:", section="Look", order=1)
 WINDOW = 600  # tokens drawn at once; the arrow keys and the buttons go on to the next ones
 NARROW = 4  # experts per token up to which the table leaves room for a chart beside it
+FIRING_TOKENS = 300_000  # tokens of one layer looked through for an expert
+FIRING = 12
 FOUND = 100  # sequences offered at once; the search finds the others
 
 
@@ -33,7 +35,10 @@ def render(here: Here) -> None:
     if sequence is None:
         return
     layer, by, expert = _pick_view(here)
-    _strip_and_token(here, sequence, layer, by, expert)
+    beside = _pick_beside(here, layer)
+    _strip_and_token(here, sequence, layer, by, expert, beside)
+    if expert is not None:
+        _firing(here, layer, expert)
 
 
 def _pick_sequence(here: Here) -> dict[str, Any] | None:
@@ -98,8 +103,31 @@ def _pick_view(here: Here) -> tuple[int, str, int | None]:
     return layer, by, None if chosen == "" else int(chosen)
 
 
+def _pick_beside(here: Here, layer: int) -> tuple[int, int] | None:
+    """A second view of the same tokens: (run, layer), or None for a single one."""
+    layers = [f"layer:{int(other)}" for other in here.layers["layer"] if other != layer]
+    others = data.runs(here.trace)
+    runs = [f"run:{int(run)}" for run in others["run_id"] if run != here.run_id]
+    if not layers and not runs:
+        return None
+    names = {"": "nothing", **{name: name.replace(":", " ") for name in layers}}
+    names |= {f"run:{int(row.run_id)}": f"run {row.run_id} · {row.name}" for row in others.itertuples(index=False)}
+    column, _ = st.columns([0.3, 0.7])
+    with column:
+        chosen = state.pick(
+            "Beside it", "beside", ["", *layers, *runs], shown=names.__getitem__,
+            help="The same tokens once more: in another layer, or in another run of this trace.",
+        )  # fmt: skip
+    kind, _, value = chosen.partition(":")
+    if not kind:
+        return None
+    return (here.run_id, int(value)) if kind == "layer" else (int(value), layer)
+
+
 @st.fragment
-def _strip_and_token(here: Here, sequence: dict[str, Any], layer: int, by: str, expert: int | None) -> None:
+def _strip_and_token(
+    here: Here, sequence: dict[str, Any], layer: int, by: str, expert: int | None, beside: tuple[int, int] | None
+) -> None:
     number_ = int(sequence["sequence_id"])
     selected = state.read_int("token")
     first = _first_of_window(here, number_, selected)
@@ -107,25 +135,113 @@ def _strip_and_token(here: Here, sequence: dict[str, Any], layer: int, by: str, 
     if window.empty:
         ui.note("This sequence has no tokens in the trace.")
         return
-    num_experts = int(here.layers.set_index("layer")["num_experts"].loc[layer])
-    view = colored(window, by, num_experts, ui.theme(), only=expert)
-    ui.html(view.legend)
     positions = window["position"]
     total = int(sequence["n_tokens"])
+    views = [(here.run_id, layer, window)]
+    if beside is not None:
+        views.append((*beside, data.ask(here.trace, "tokens", beside[0], number_, beside[1], first, WINDOW)))
+    for place, (column, (run, shown_layer, rows)) in enumerate(zip(st.columns(len(views)), views, strict=True)):
+        with column:
+            if len(views) > 1:
+                ui.quiet(f"run {run} · layer {shown_layer}")
+            _strip(
+                here,
+                rows,
+                (run, number_, shown_layer, first, total),
+                by,
+                None if place and shown_layer != layer else expert,
+                selected,
+                place > 0,
+            )
+    if len(views) > 1:
+        ui.quiet(words.beside(views[0][2], views[1][2], same_layer=beside is not None and beside[1] == layer))
+    if total > WINDOW:
+        _turn_page(first, len(window), total, int(positions.iloc[0]), int(positions.iloc[-1]))
+    _one_token(here, number_, window, selected, total)
+    if selected is not None and (window["position"] == selected).any():
+        _logits(here, number_, selected, layer)
+
+
+def _strip(
+    here: Here,
+    window: pd.DataFrame,
+    where: tuple[int, int, int, int, int],
+    by: str,
+    expert: int | None,
+    selected: int | None,
+    second: bool,
+) -> None:
+    """One view of the tokens. `where`: run, sequence, layer, the first token drawn, the number of tokens."""
+    run, sequence, layer, first, total = where
+    if window.empty:
+        ui.note(f"Run {run} has no tokens of sequence {sequence} here.")
+        return
+    layers = data.layers(here.trace, run).set_index("layer")["num_experts"]
+    view = colored(window, by, int(layers.get(layer, layers.max())), ui.theme(), only=expert)
+    ui.html(view.legend)
     token_strip(
         strip_data(
             view.tokens,
             selected,
             kind=view.kind,
-            name=f"{here.trace.path}:{here.run_id}:{number_}:{first}:{here.trace.changed_ns}",
-            label=f"Sequence {number_}, tokens {first + 1} to {first + len(window)} of {total}",
+            name=f"{here.trace.path}:{run}:{sequence}:{first}:{here.trace.changed_ns}",
+            label=f"Sequence {sequence}, layer {layer}, tokens {first + 1} to {first + len(window)} of {total}",
             outside=_outside(window, first, total),
         ),
         on_select=lambda position: state.write(token=position),
+        key=KEY if not second else f"{KEY}_beside",
     )
-    if total > WINDOW:
-        _turn_page(first, len(window), total, int(positions.iloc[0]), int(positions.iloc[-1]))
-    _one_token(here, number_, window, selected, total)
+
+
+def _logits(here: Here, sequence: int, position: int, layer: int) -> None:
+    """The chosen token's logits in the layer that is shown, against those of the experts it did not choose."""
+    frame = data.ask(here.trace, "token_logits", here.run_id, sequence, position, layer)
+    if frame.empty:
+        return
+    says = words.token_logits(frame, layer)
+    ui.section(f"Its logits in layer {layer}", says)
+    ui.chart_block(
+        charts.logit_bars(frame, ui.theme()),
+        name="token-logits",
+        alt=f"Bars of the chosen token's logits over all experts of layer {layer}. {says}",
+        meanings=[
+            (
+                "Logit",
+                "= what the router gave the expert before scores were made of it; only differences mean anything.",
+            ),
+            ("Chosen", "= what was used. A family with a bias or groups may pass over a higher logit."),
+        ],
+        rows=frame,
+    )
+
+
+def _firing(here: Here, layer: int, expert: int) -> None:
+    """Where an expert fires: the sequences with the largest share of tokens that chose it."""
+    sequences, n_tokens = data.drawn(here.trace, here.run_id, FIRING_TOKENS * len(here.layers))
+    label = state.read("label")
+    found = data.ask(here.trace, "firing_sequences", here.run_id, layer, expert, label, tuple(sequences), FIRING)
+    ui.section(f"Where does expert {expert} of layer {layer} fire?", words.firing(found))
+    if found.empty:
+        return
+    rows = [
+        [
+            cells.link("tokens", row.sequence_id, layer=layer, expert=expert, sequence=row.sequence_id),
+            row.label if _given(row.label) else NOTHING,
+            percent(row.n_fired / row.n_tokens),
+            cells.bar(row.n_fired / row.n_tokens, wide=True),
+            f"{count(row.n_fired)} of {count(row.n_tokens)}",
+            visible(row.beginning[:90]).replace("␣", " ") if _given(row.beginning) else "text not kept",
+        ]
+        for row in found.itertuples()
+    ]
+    ui.html(cells.table(["sequence", "label", "#of its tokens", "", "#tokens", "beginning"], rows))
+    of = f"{plural(len(sequences), 'sequence')} ({plural(n_tokens, 'token')})"
+    ui.quiet(f"The {count(len(found))} with the largest share, of {of}{_drawn_of(here, sequences)}.")
+
+
+def _drawn_of(here: Here, sequences: list[int]) -> str:
+    total = int(here.run["n_sequences"])
+    return "" if len(sequences) >= total else f" drawn evenly of {count(total)}"
 
 
 def _first_of_window(here: Here, sequence: int, selected: int | None) -> int:

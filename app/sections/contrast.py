@@ -16,7 +16,7 @@ from app.token_text import visible
 from probes.errors import ProbeError
 
 SHOWN = 20  # experts
-CONTRAST_ROWS = 300_000  # enough for the width of an interval; labels are dealt out a thousand times over them
+CONTRAST_ROWS = 150_000  # enough for the width of an interval; labels are dealt out a thousand times over them
 
 
 @st.fragment

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 from probes.capture.want import Want
 
 if TYPE_CHECKING:
-    from probes.capture.check import LayerReport, Report, self_test
+    from probes.capture.check import self_test
     from probes.capture.discovery import MoELayer, discover
     from probes.capture.forward import Forward, Hidden
     from probes.capture.hooks import Hooks, lock_of
     from probes.capture.recorder import Recorder, capture
+    from probes.capture.report import LayerReport, Report
 
 _WHERE = {
     "capture": "recorder",
@@ -30,8 +31,8 @@ _WHERE = {
     "discover": "discovery",
     "MoELayer": "discovery",
     "self_test": "check",
-    "Report": "check",
-    "LayerReport": "check",
+    "Report": "report",
+    "LayerReport": "report",
     "Forward": "forward",
     "Hidden": "forward",
     "Hooks": "hooks",

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from probes.capture.check import Report, dummy_inputs, self_test
+from probes.capture.check import dummy_inputs, self_test
 from probes.capture.forward import Forward
 from probes.capture.hooks import Hooks
 from probes.capture.recompute import compare
 from probes.capture.recorder import Recorder, capture
+from probes.capture.report import Report
 from probes.capture.want import Want
 from probes.errors import ProbeError
 from probes.families import Family, rules

@@ -11,6 +11,7 @@ import torch
 from probes.capture.discovery import MoELayer
 from probes.capture.forward import Hidden, Shared
 from probes.capture.shared import take_shared
+from probes.errors import ProbeError
 from probes.routing import NO_EXPERT, Routing
 
 PER_SLOT = ("weights", "output_norm", "output_absmax", "outputs")
@@ -44,6 +45,7 @@ def layer_arrays(kept: dict[str, list[torch.Tensor]], rows: int, found: MoELayer
     if seen is not None:
         arrays = {name: _spread(a, seen.numpy()) for name, a in arrays.items()}
     _sort_slots(arrays)
+    _empty_slots(arrays)
     if not weights:
         arrays.pop("weights", None)
     hidden = Hidden(*(arrays[n] for n in Hidden.__dataclass_fields__)) if "similarity" in arrays else None
@@ -61,6 +63,8 @@ def _joined(values: list[torch.Tensor], rows: int) -> torch.Tensor:
     """Pieces of one pass in order; a layer that ran over all rows more than once counts with its last run."""
     if len(values) == 1:
         return values[0]
+    if len({value.shape[1:] for value in values}) > 1 and len(values[-1]) != rows:
+        raise ProbeError("pieces of a pass were steered to different numbers of experts; give the model fewer tokens")
     return values[-1] if len(values[-1]) == rows else torch.cat(values)
 
 
@@ -84,6 +88,16 @@ def _blank(dtype: Any) -> Any:
     if dtype == np.uint16:
         return 0x7FC0  # bf16 NaN
     return np.nan if np.issubdtype(dtype, np.floating) else NO_EXPERT
+
+
+def _empty_slots(arrays: dict[str, np.ndarray]) -> None:
+    """A slot without an expert has no weight and no output."""
+    experts = arrays.get("experts")
+    if experts is None or not (experts < 0).any():
+        return
+    for name in PER_SLOT:
+        if name in arrays:
+            arrays[name][experts < 0] = np.nan
 
 
 def _rises(weights: np.ndarray) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from probes.capture.check import LayerReport
+    from probes.capture.report import LayerReport
 
 
 def notes(model: Any, layers: Sequence[LayerReport]) -> Iterator[str]:

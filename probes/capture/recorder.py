@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from probes.capture.check import LayerReport, Report, self_test
+from probes.capture.check import self_test
 from probes.capture.discovery import MoELayer
 from probes.capture.forward import Forward, locate
 from probes.capture.hidden import hidden_points
@@ -19,6 +19,7 @@ from probes.capture.hooks import Hooks, lock_of
 from probes.capture.host import layer_arrays
 from probes.capture.inputs import Inputs, read_inputs, roots
 from probes.capture.late import finish
+from probes.capture.report import LayerReport, Report
 from probes.capture.shared import shared_points
 from probes.capture.tap import Session, Tap
 from probes.capture.transfer import Transfer
@@ -77,12 +78,15 @@ class Recorder:
         self._passes: list[tuple[_Root, _Pass]] = []
         self._taps: dict[int, Tap] = {}
         chosen = _chosen(report, want)
+        drops = _drops(model)
         self._reports = {r.layer: r for r in chosen}
         self.layers = [r.found for r in chosen]
         self._roots = [_Root(m, stream, found) for m, stream, found in roots(model, self.layers)]
         for root in self._roots:
             for found in root.layers:
-                self._taps[found.layer] = _tap(want, root.session, self._reports[found.layer], max_bytes)
+                self._taps[found.layer] = _tap(
+                    want, root.session, self._reports[found.layer], max_bytes, found.layer in drops
+                )
 
     @property
     def routers(self) -> tuple[Router, ...]:
@@ -204,7 +208,15 @@ def _chosen(report: Report, want: Want) -> list[LayerReport]:
     return [r for r in usable if r.layer in want.layers]
 
 
-def _tap(want: Want, session: Session, report: LayerReport, max_bytes: int) -> Tap:
+def _drops(model: Any) -> frozenset[int]:
+    """Layers in which the model is being steered so that a weight of 0 stands for no expert."""
+    from probes.steering import active
+
+    steering = active(model)
+    return frozenset() if steering is None else steering.drops
+
+
+def _tap(want: Want, session: Session, report: LayerReport, max_bytes: int, drops: bool) -> Tap:
     return Tap(
         want if report.outputs else want.without_slots(),
         session,
@@ -213,4 +225,5 @@ def _tap(want: Want, session: Session, report: LayerReport, max_bytes: int) -> T
         copy=report.copy,
         max_bytes=max_bytes,
         num_experts=report.router.num_experts,
+        drops=drops,
     )

@@ -12,6 +12,7 @@ import torch
 
 from probes.capture.moments import Moments
 from probes.capture.want import Want
+from probes.routing import NO_EXPERT
 
 OBSERVE, REWRITE, INSIDE = "observe", "rewrite", "inside"
 # Outputs of up to so many numbers per layer wait for the end of the pass (see `probes.capture.late`).
@@ -49,6 +50,7 @@ class Tap:
     copy       the model changes what it handed out in place, so it is copied at once
     examine    keep also what the self-test compares
     skip_class the id to record where the weight is exactly 0, for families that let a token skip the experts
+    drops      a weight of exactly 0 means that the slot was dropped: no expert (-1) is recorded
     max_bytes  largest expanded input to hold at once; longer passes are observed in pieces
     """
 
@@ -61,6 +63,7 @@ class Tap:
     max_bytes: int = 1 << 30
     num_experts: int = 0
     skip_class: int | None = None
+    drops: bool = False
     kept: dict[str, list[Any]] = field(default_factory=dict)
     moments: Moments | None = None
     handed: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
@@ -93,6 +96,8 @@ class Tap:
         """Ids [T, k] and weights [T, k] as the experts received them."""
         if self.skip_class is not None:
             experts = experts.masked_fill(weights == 0, self.skip_class)
+        elif self.drops:
+            experts = experts.masked_fill(weights == 0, NO_EXPERT)
         self.put("experts", experts)
         self.put("weights", weights)
 
@@ -112,6 +117,8 @@ class Tap:
         if self.skip_class is not None:
             skipped = self.kept["experts"][-1][start : start + len(outputs)] == self.skip_class
             outputs, experts = outputs.masked_fill(skipped[..., None], 0), experts.masked_fill(skipped, self.skip_class)
+        elif self.drops:
+            experts = self.kept["experts"][-1][start : start + len(outputs)]
         if self.want.norms:
             self.put("output_norm", norm(outputs))
             self.put("output_absmax", absmax(outputs))

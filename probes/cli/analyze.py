@@ -125,7 +125,7 @@ def _parser(metric: Any) -> argparse.ArgumentParser:
     common.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the resamples (0)")
     common.add_argument("--format", choices=FORMATS, default="table", help="how to print (table)")
     common.add_argument("--save", action="store_true", help=SAVE)
-    common.add_argument("--plot", metavar="FILE", help="also draw the table into FILE.svg or FILE.html")
+    common.add_argument("--plot", metavar="FILE", help="also draw the table into FILE.svg, FILE.html or FILE.png")
     common.add_argument("--json", action="store_true", help="the same as --format json")
     return parser
 
@@ -184,4 +184,5 @@ def _entry(metric: Any) -> dict[str, Any]:
     ]
     columns = [{"name": c.name, "unit": c.unit, "description": c.description} for c in metric.columns]
     text = {n: getattr(metric, n) for n in ("name", "title", "question", "formula", "source")}
-    return {**text, "options": options, "columns": columns, "by": list(metric.by), "ci": metric.estimate is not None}
+    ci = metric.estimate is not None or metric.token_intervals is not None
+    return {**text, "options": options, "columns": columns, "by": list(metric.by), "ci": ci}

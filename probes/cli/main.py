@@ -14,7 +14,7 @@ from typing import NoReturn
 from probes import __version__
 from probes.errors import ProbeError, UsageError, did_you_mean
 
-NOT_COMMANDS = {"main", "output"}
+NOT_COMMANDS = {"main", "options", "output"}
 
 
 def command_names() -> list[str]:

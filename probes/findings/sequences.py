@@ -33,7 +33,7 @@ def resampled_sums(sums: np.ndarray, resamples: int, seed: int) -> np.ndarray:
 
 def entropy_intervals(at: Stored, frame: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
     """The table of entropies with ci_low and ci_high."""
-    rows = finding_queries.sequence_entropy(at.trace, at.run_id)
+    rows = finding_queries.sequence_entropy(at.trace, at.run_id, at.sequences)
     if not len(rows):
         return frame
     sums = np.zeros((rows["sequence_id"].nunique(), 2, at.about.num_layers))
@@ -41,24 +41,41 @@ def entropy_intervals(at: Stored, frame: pd.DataFrame, resamples: int, seed: int
     layer = np.searchsorted(at.about.layers, rows["layer"])
     sums[sequence, 0, layer], sums[sequence, 1, layer] = rows["sum_entropy"], rows["n_entropy"]
     drawn = resampled_sums(sums, resamples, seed)
-    low, high = interval(frame["entropy_mean"].to_numpy(), ratio(drawn[:, 0], drawn[:, 1]))
-    return frame.assign(ci_low=low, ci_high=high)
+    read = ratio(*sums.sum(axis=0))
+    low, high = interval(read, ratio(drawn[:, 0], drawn[:, 1]))
+    return frame.assign(**_around(frame["entropy_mean"].to_numpy(), read, low, high, at))
+
+
+def _around(value: Any, read: Any, low: Any, high: Any, at: Stored) -> dict[str, Any]:
+    """ci_low and ci_high of the value of the whole run, from the interval around that of the sequences read."""
+    if at.sequences is None:
+        return {"ci_low": low, "ci_high": high}
+    shrink = np.sqrt(at.share)
+    return {"ci_low": value + (low - read) * shrink, "ci_high": value + (high - read) * shrink}
 
 
 def lift_interval(at: Stored, pair: Any, resamples: int, seed: int) -> Any:
     """The pair's row with ci_low and ci_high of its lift."""
     experts = int(pair["expert"]), int(pair["other"])
-    sums = finding_queries.sequence_pair(at.trace, at.run_id, int(pair["layer"]), *experts).to_numpy(np.float64)
-    n, first, other, both = np.moveaxis(resampled_sums(sums, resamples, seed), -1, 0)
-    low, high = interval(np.array(pair["lift"]), ratio(both * n, first * other))
+    rows = finding_queries.sequence_pair(at.trace, at.run_id, int(pair["layer"]), *experts, at.sequences)
+    sums = rows.to_numpy(np.float64)
+    read = _lift(sums.sum(axis=0))
+    low, high = interval(read, _lift(resampled_sums(sums, resamples, seed)))
     row = pair.copy()
-    row["ci_low"], row["ci_high"] = float(low), float(high)
+    for name, end in _around(float(pair["lift"]), read, low, high, at).items():
+        row[name] = float(end)
     return row
+
+
+def _lift(sums: np.ndarray) -> np.ndarray:
+    """How much more often together than by chance, from [..., (tokens, one, other, both)]."""
+    n, first, other, both = np.moveaxis(sums, -1, 0)
+    return ratio(both * n, first * other)
 
 
 def uncertain_tokens(at: Stored) -> Iterator[Finding]:
     """The tokens whose routing is least certain, on the mean over layers."""
-    rows = finding_queries.uncertain_tokens(at.trace, at.run_id, SHOWN_TOKENS)
+    rows = finding_queries.uncertain_tokens(at.trace, at.run_id, SHOWN_TOKENS, at.sequences)
     if not len(rows):
         return
     spelled = "; ".join(

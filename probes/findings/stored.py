@@ -36,6 +36,11 @@ class Stored(TraceSource):
         return {**self.sums, "seen": (self.sums["tokens"] + self.sums["missing"]).max(axis=0)}
 
     @property
+    def share(self) -> float:
+        """Part of the run's sequences that is read."""
+        return self.n_sequences / int(self.run["n_sequences"])
+
+    @property
     def comparable(self) -> bool:
         """At least two labels have tokens."""
         named = len(self.label_names)
@@ -78,9 +83,17 @@ def entropy(at: Stored) -> pd.DataFrame:
 
 def outputs(at: Stored) -> Iterator[Finding]:
     """Super experts from the stored maxima, by the metric's own rule."""
+    frame = stored_maxima(at)
+    if frame is not None:
+        where = f"{at.where} --kind routed" if any(at.about.shared_experts) else at.where
+        yield from facts.largest_outputs(frame, where, _token(at, frame))
+
+
+def stored_maxima(at: Stored) -> pd.DataFrame | None:
+    """The table of super_experts from the stored maxima, but for the tokens' text; None where no maxima were kept."""
     largest = np.where(at.sums["count"] > 0, at.sums["max_abs_output"], np.nan)
     if np.isnan(largest).all():
-        return
+        return None
     group = np.argmax(np.nan_to_num(largest, nan=-1.0), axis=-1)[..., None]
     kept = {"largest": largest, "sequence": at.sums["max_output_sequence_id"]}
     kept["position"] = at.sums["max_output_position"]
@@ -93,9 +106,7 @@ def outputs(at: Stored) -> Iterator[Finding]:
     counts |= {"token": np.full(counts["largest"].shape, None, object)}
     counts |= {"n_tokens": at.sums["tokens"].sum(axis=-1)[None], "seen": at.aggregates()["seen"].sum(keepdims=True)}
     metric = get("super_experts")
-    frame = metric.table(counts, metric.checked({"kind": "routed"}), at.about)
-    where = f"{at.where} --kind routed" if any(at.about.shared_experts) else at.where
-    yield from facts.largest_outputs(frame, where, _token(at, frame))
+    return metric.table(counts, metric.checked({"kind": "routed"}), at.about).reset_index(drop=True)
 
 
 def _with_one_more(values: np.ndarray, unknown: float) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,9 @@ from probes.findings.stored import Stored, entropy, outputs
 from probes.metrics import get
 from probes.metrics.bootstrap import RESAMPLES, SEED
 from probes.metrics.permutation import PERMUTATIONS, Permuted, with_noise
+from probes.metrics.registry import Metric
 from probes.metrics.run import run_many
+from probes.sampling import narrowed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,13 +40,17 @@ def overview(
     resamples: int = RESAMPLES,
     permutations: int = PERMUTATIONS,
     seed: int = SEED,
+    sequences: Sequence[int] | None = None,
 ) -> list[Finding]:
     """The facts one would look for first, of one run of an open trace; those that it cannot support are left out.
+
+    sequences: read only those. Facts that the stored sums tell stay those of the whole run, with intervals as wide as
+    the run's would be; the others are of these sequences, as their n says.
 
     Intervals are 95 %, basic bootstrap over sequences. Differences between labels are tested by dealing the labels out
     anew among the sequences; what has a Benjamini–Hochberg q above 5 %, over all experts, is called within noise.
     """
-    at = Stored(trace, run_id)
+    at = Stored(trace, run_id, None, sequences)
     if not at.sums["count"].any():
         return []
     return list(_Reading(at, resamples, permutations, seed).facts())
@@ -76,7 +82,8 @@ class _Reading:
         listen = [test.feed for test in self.tests.values()]
         metrics = [(get(name), options) for name, options in asked.items()]
         tables = run_many(metrics, at, listen, resamples=resamples, seed=seed)
-        self.tables = dict(zip(asked, map(self._shown, tables), strict=True))
+        whole = [self._of_all(table, *one) for table, one in zip(tables, metrics, strict=True)]
+        self.tables = dict(zip(asked, map(self._shown, whole), strict=True))
 
     def _asked(self) -> Iterator[tuple[str, dict[str, Any]]]:
         about, size = self.at.about, min(2 * self.at.about.top_k, self.at.about.num_experts)
@@ -100,6 +107,12 @@ class _Reading:
             "npmi": noise_test(self.at, self.at.label_names, permutations, self.seed),
             "risk_difference": noise_test(self.at, self.pair, permutations, self.seed),
         }
+
+    def _of_all(self, table: pd.DataFrame, metric: Metric, options: dict[str, Any]) -> pd.DataFrame:
+        """Where only some sequences were read: with the values of the whole run, if the stored sums have them."""
+        if self.at.sequences is None or metric.aggregates is None:
+            return table
+        return narrowed(table, self.at.table(metric.name, **options), metric.value, self.at.share)
 
     def _shown(self, table: pd.DataFrame) -> pd.DataFrame:
         return table if self.surely else table.drop(columns=["ci_low", "ci_high"], errors="ignore")

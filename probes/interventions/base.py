@@ -39,7 +39,11 @@ class Intervention:
     needs     "logits": `assign` reads the router's logits; "router": it asks the router's code for weights
     per_pass  acts on whole passes: a scope of tokens or positions is refused
     removes   the experts it names cannot be chosen any more
-    check     (options with the named experts as "named", top_k, num_experts): raises UsageError for what does not fit
+    keeps     only the experts it names can be chosen
+    hides     options -> how many more experts of each token cannot be chosen
+    naming    options that name experts (as "3.7", or as a table {layer: {expert: ...}})
+    check     (options with the named experts as "named", their layer as "layer", top_k, num_experts): raises UsageError
+              for what does not fit
     neutral   options with which it must change nothing, as the model's logits bit for bit
     shows     what a recording under it must show
     example   options to try it with on any model, where its defaults are not enough
@@ -64,6 +68,9 @@ class Intervention:
     needs: tuple[str, ...] = ()
     per_pass: bool = False
     removes: bool = False
+    keeps: bool = False
+    hides: Callable[[Options], int] = lambda options: 0
+    naming: tuple[str, ...] = ()
     check: Callable[[Options, int, int], None] | None = None
     neutral: Options | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)

@@ -82,6 +82,7 @@ class LayerEdits:
         self._logits: Any = None
         self._router_call: Any = None
         self._call: Call | None = None
+        self._aside = False  # do the experts run on our account, beside the model's own pass?
         for edit in edits:
             edit.site.weigh = self._weigh
             edit.site.run_expert = self._run_expert
@@ -190,8 +191,10 @@ class LayerEdits:
         logits = self._logits
         choose = lambda scores, k: ids.view(*scores.shape[:-1], -1)  # noqa: E731
         mode = Rerun(self._calls, lambda z: logits.view_as(z), choose, logits.shape[-1])
-        with mode, torch.no_grad():
+        with torch.no_grad(), top_k_set(self.report.found.parts, ids.shape[1]), mode:
             returned = classify(self._calls.module.forward(*args, **kwargs))
+        if returned.ids is None or returned.weights is None:
+            raise ProbeError(f"the router of layer {self.report.layer} does not hand out weights of other experts")
         order = returned.ids.argsort(-1)
         back = torch.empty_like(returned.weights).scatter_(1, ids.argsort(-1), returned.weights.gather(1, order))
         return back
@@ -200,9 +203,13 @@ class LayerEdits:
         """Outputs [T, n, H] of the experts ids [T, n] for the tokens hidden [T, H], before weighting."""
         assert self._call is not None
         call = self._call._replace(hidden=hidden, ids=ids, weights=ids.new_ones(ids.shape, dtype=hidden.dtype))
-        with torch.no_grad():
-            pieces = run_expanded(self.report.found.parts.experts, call, self.report.padded, MAX_BYTES)
-            return torch.cat([outputs for _, outputs in pieces])
+        before, self._aside = self._aside, True
+        try:
+            with torch.no_grad():
+                pieces = run_expanded(self.report.found.parts.experts, call, self.report.padded, MAX_BYTES)
+                return torch.cat([outputs for _, outputs in pieces])
+        finally:
+            self._aside = before
 
     def _before_experts(self, module: Any, args: Any, kwargs: Any) -> Any:
         if not self._live:
@@ -233,7 +240,7 @@ class LayerEdits:
     # Outputs
 
     def _inside(self, module: Any, outputs: torch.Tensor) -> torch.Tensor | None:
-        edits = self._now.get("outputs") if self._live else None
+        edits = self._now.get("outputs") if self._live and not self._aside else None
         if not edits or self._call is None:
             return None
         ids = self._call.ids
@@ -256,8 +263,10 @@ class LayerEdits:
     def _edit_outputs(self, edits: list[Edit], outputs: Any, experts: Any, rows: Any) -> torch.Tensor:
         for edit in edits:
             assert edit.declared.outputs is not None
+            assert self._call is not None
+            edit.site.hidden, edit.site.slot_rows = self._call.rows, rows
             edited = edit.declared.outputs(edit.site, edit.options, outputs, experts)
-            chosen = self._rows(edit, len(self._call.ids)) if self._call is not None else None
+            chosen = self._rows(edit, len(self._call.ids))
             outputs = edited if chosen is None else torch.where(chosen[rows][:, None], edited, outputs)
         return outputs
 

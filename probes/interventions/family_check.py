@@ -106,8 +106,15 @@ def _carrying(declared: Intervention, model: Any) -> tuple[list[int], list[str]]
 def example(declared: Intervention, routing: dict[int, Routing]) -> Spec:
     """The intervention with its example's options, naming an expert of each layer that was chosen."""
     options = {option.name: option.check(declared.example.get(option.name)) for option in declared.options}
-    experts = [(layer, int(r.experts[r.experts >= 0].max())) for layer, r in routing.items()]
+    experts = [(layer, expert) for layer, r in routing.items() for expert in _named(declared, r)]
     return Spec(declared.name, options, Scope(layers=tuple(routing), experts=tuple(experts) if declared.named else ()))
+
+
+def _named(declared: Intervention, routing: Routing) -> list[int]:
+    """An expert that was chosen; or all but that one, for what keeps the experts it names."""
+    chosen = int(routing.experts[routing.experts >= 0].max())
+    num_experts = chosen + 1 if routing.logits is None else routing.logits.shape[1]
+    return [e for e in range(num_experts) if e != chosen] if declared.keeps else [chosen]
 
 
 def _unlike(declared: Intervention, spec: Spec, before: dict[int, Routing], after: dict[int, Routing]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from probes.interventions.base import Intervention
 from probes.interventions.router_code import Calls
 from probes.interventions.site import Site
 from probes.interventions.spec import Spec
+from probes.interventions.values import experts_at, pairs_in
 
 
 @dataclass(frozen=True)
@@ -94,20 +95,29 @@ def _ids(text: str, tokenizer: Any) -> list[int]:
 def _layers(spec: Spec, declared: Intervention, usable: dict[int, LayerReport]) -> list[int]:
     """The layers the spec acts on, in order."""
     scope = spec.scope
-    named = sorted({layer for layer, _ in scope.experts if layer is not None})
+    pairs = _named(spec, declared)
+    named = sorted({layer for layer, _ in pairs if layer is not None})
     for layer in (*(scope.layers or ()), *named):
         if layer not in usable:
             raise UsageError(f"{spec.name}: layer {layer} has no router; layers that have: {_ranges(usable)}")
     if scope.experts and not declared.named:
         raise UsageError(f"{spec.name} acts on all experts of a layer; it takes no experts")
-    if declared.named == "experts" and not scope.experts:
+    if declared.named == "experts" and not pairs:
         raise UsageError(f"{spec.name}: no experts are named, as in '{spec.name}:layer=3,expert=7'")
+    if declared.naming and not pairs and not declared.named:
+        raise UsageError(f"{spec.name}: no experts are named, as in '{spec.name}:{declared.naming[0]}=3.7+5.1'")
     layers = sorted(usable if scope.layers is None else scope.layers)
-    if scope.experts:
-        layers = [layer for layer in layers if scope.experts_of(layer)]
+    if pairs:
+        layers = [layer for layer in layers if experts_at(pairs, layer)]
     if not layers:
         raise UsageError(f"{spec.name}: the scope is empty: no expert is named in layers {_ranges(scope.layers or ())}")
     return layers
+
+
+def _named(spec: Spec, declared: Intervention) -> tuple[tuple[int | None, int], ...]:
+    """(layer, expert) pairs: those of the scope, or else those of the options that name experts."""
+    pairs = (pair for name in declared.naming for pair in pairs_in(spec.options.get(name)))
+    return spec.scope.experts or tuple(dict.fromkeys(pairs))
 
 
 def _ranges(layers: Iterable[int]) -> str:
@@ -119,7 +129,7 @@ def _ranges(layers: Iterable[int]) -> str:
 
 def _site(spec: Spec, report: LayerReport, layers: tuple[int, ...], generator: Any) -> Site:
     router = report.router
-    named = spec.scope.experts_of(report.layer)
+    named = experts_at(_named(spec, intervention(spec.name)), report.layer)
     for expert in named:
         if expert >= router.num_experts:
             raise UsageError(
@@ -136,8 +146,9 @@ def _check(declared: Intervention, site: Site, report: LayerReport, calls: Calls
     if reason:
         raise UsageError(f"{declared.name} cannot be carried out in layer {report.layer}: {reason}")
     if declared.check is not None:
+        told = {**site.spec.options, "named": site.named, "layer": site.layer}
         try:
-            declared.check({**site.spec.options, "named": site.named}, site.top_k, site.num_experts)
+            declared.check(told, site.top_k, site.num_experts)
         except UsageError as error:
             raise UsageError(f"{declared.name}, layer {report.layer}: {error}") from None
 
@@ -149,7 +160,7 @@ def refusal(declared: Intervention, report: LayerReport, calls: Calls, spec: Spe
         return "the place where its router makes the logits was not found"
     if ("key" in stages or "k" in stages) and calls.topk is None:
         return "its choice is not made by a top-k of its scores"
-    if declared.removes and report.recomputed == "weights":
+    if (declared.removes or declared.keeps) and report.recomputed == "weights":
         return "the token's id decides who is chosen there, not the logits"
     if "k" in stages and report.router.stream == "attention":
         return "its attention is built for the number of experts it has"
@@ -168,20 +179,32 @@ def refusal(declared: Intervention, report: LayerReport, calls: Calls, spec: Spe
 
 def _enough_left(edits: list[Edit], report: LayerReport) -> None:
     """At least k experts must be left to choose, in every choice of groups."""
-    gone = {e for edit in edits if edit.declared.removes for e in edit.site.named}
-    if not gone:
-        return
     site = edits[-1].site
+    gone = {e for edit in edits for e in _gone(edit)}
+    hidden = sum(edit.declared.hides(edit.options) for edit in edits)
+    if not gone and not hidden:
+        return
     slots = site.top_k
     for edit in edits:
         slots = edit.declared.k(edit.site, edit.options, slots) if edit.declared.k else slots
-    left = _least_left(gone, site.num_experts, report.found.parameters)
+    left = _least_left(gone, site.num_experts, report.found.parameters) - hidden
     if left < slots:
-        names = ", ".join(dict.fromkeys(edit.declared.name for edit in edits if edit.declared.removes))
+        names = ", ".join(dict.fromkeys(edit.declared.name for edit in edits if _limits(edit)))
         raise UsageError(
-            f"{names}: layer {site.layer} would have {left} of {site.num_experts} experts left to choose, "
+            f"{names}: layer {site.layer} would have {max(left, 0)} of {site.num_experts} experts left to choose, "
             f"and a token needs {slots}"
         )
+
+
+def _gone(edit: Edit) -> set[int]:
+    """Experts that cannot be chosen any more."""
+    if edit.declared.keeps:
+        return set(range(edit.site.num_experts)) - set(edit.site.named)
+    return set(edit.site.named) if edit.declared.removes else set()
+
+
+def _limits(edit: Edit) -> bool:
+    return bool(_gone(edit)) or edit.declared.hides(edit.options) > 0
 
 
 def _least_left(gone: set[int], num_experts: int, parameters: dict[str, Any]) -> int:

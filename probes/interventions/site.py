@@ -104,6 +104,8 @@ class Site:
     scoring    "softmax", "sigmoid" or "sqrtsoftplus": how the family turns logits into scores
     generator  random numbers of this intervention (on the host), seeded when steering begins
     logits     [T, E] as the router has them, after the edits before; None until the router ran
+    hidden     [T, H] what the experts receive;  slot_rows  [n] which of its rows each expert output is of
+    run_expert hidden [T, H], ids [T, n] -> outputs [T, n, H] of these experts, before weighting
     state      what an intervention keeps from one of its stages to the next, within a pass
     weigh      ids [T, n] -> weights [T, n] that the router's own code gives these experts
     """
@@ -119,6 +121,7 @@ class Site:
     forward: Pass | None = None
     logits: Any = None
     hidden: Any = None
+    slot_rows: Any = None
     run_expert: Callable[[Any, Any], Any] | None = None
     weigh: Callable[[Any], Any] | None = None
     state: dict[str, Any] = field(default_factory=dict)
@@ -144,6 +147,24 @@ class Site:
         """Uniform random numbers in [0, 1) as float32 on the device of `like`; drawn on the host, so that every
         device sees the same ones."""
         return torch.rand(shape, generator=self.generator).to(like.device)
+
+    def real(self, like: Any) -> Any:
+        """bool [T]: rows of `like` that are tokens and not padding."""
+        real = self._pass(like).real
+        return like.new_ones(len(like), dtype=torch.bool) if real is None else real.to(like.device)
+
+    def sequence(self, like: Any) -> Any:
+        """int [T]: which sequence of the batch each row of `like` belongs to."""
+        return self._pass(like).sequence.to(like.device)
+
+    def _pass(self, like: Any) -> Pass:
+        assert self.forward is not None
+        if self.forward.count != len(like):
+            raise ProbeError(
+                f"layer {self.layer} sees {len(like)} of {self.forward.count} tokens, and not which: "
+                f"{self.spec.name} cannot be carried out there"
+            )
+        return self.forward
 
     def scores(self) -> Any:
         """p [T, E], float32, summing to 1: softmax of the logits, or the family's own scores over their sum."""

@@ -86,7 +86,16 @@ class Spec:
         if any(isinstance(value, dict) for value in words.values()):
             return json.dumps(words)
         pairs = [f"{name}={_inline(name, value)}" for name, value in words.items() if name != "name"]
-        return f"{self.name}:{','.join(pairs)}" if pairs else self.name
+        inline = f"{self.name}:{','.join(pairs)}" if pairs else self.name
+        return inline if _reads_as(inline, self) else json.dumps(words)
+
+
+def _reads_as(inline: str, spec: Spec) -> bool:
+    """Not so where the text of a token holds a comma, a plus or digits alone."""
+    try:
+        return _from_inline(inline) == spec
+    except UsageError:
+        return False
 
 
 def parse_all(given: Any) -> tuple[Spec, ...]:
@@ -112,11 +121,19 @@ def _several(given: Any) -> tuple[Spec, ...]:
     if isinstance(given, Mapping):
         return (_from_dict(given),)
     text = str(given)
-    if isinstance(given, Path) or text.lower().endswith(FILES):
+    if isinstance(given, Path) or (text.lower().endswith(FILES) and not _is_inline(text)):
         return _from_file(Path(text))
     if text.lstrip().startswith(("{", "[")):
         return _from_loaded(_json(text, "the intervention"), "the intervention")
     return (_from_inline(text),)
+
+
+def _is_inline(text: str) -> bool:
+    """Is a file named only in a parameter, as in output:mode=mean,means=means.json?"""
+    from probes.interventions import interventions
+
+    name, _, rest = text.partition(":")
+    return name.strip() in interventions() and "=" in rest
 
 
 def _from_file(path: Path) -> tuple[Spec, ...]:
@@ -211,7 +228,7 @@ def _option(name: str, option: Any, value: Any) -> Any:
 def _scope(words: Mapping[str, Any], name: str) -> Scope:
     read: dict[str, Callable[[Any], Any]] = {
         "layers": lambda v: tuple(dict.fromkeys(_whole(v, "layers"))),
-        "experts": lambda v: tuple(dict.fromkeys(_experts(v))),
+        "experts": lambda v: tuple(dict.fromkeys(expert_pairs(v))),
         "phase": _phase,
         "positions": _positions,
         "last": lambda v: _one_whole(v, "last", 1),
@@ -254,8 +271,8 @@ def _whole(value: Any, what: str) -> list[int]:
     return numbers
 
 
-def _experts(value: Any) -> list[tuple[int | None, int]]:
-    """7, "7+9", "3.7+5.1" (layer.expert), [[3, 7], [5, 1]] or {3: [7], 5: [1]}."""
+def expert_pairs(value: Any) -> list[tuple[int | None, int]]:
+    """(layer, expert) from 7, "7+9", "3.7+5.1" (layer.expert), [[3, 7], [5, 1]] or {3: [7], 5: [1]}."""
     if isinstance(value, Mapping):
         return [(_one_whole(layer, "layers", 0), e) for layer, some in value.items() for e in _whole(some, "experts")]
     pairs: list[tuple[int | None, int]] = []
@@ -267,6 +284,8 @@ def _experts(value: Any) -> list[tuple[int | None, int]]:
         elif isinstance(item, str) and "." in item:
             layer, _, expert = item.partition(".")
             pairs += [(_one_whole(layer, "layers", 0), e) for e in _whole(expert, "experts")]
+        elif isinstance(item, float):
+            raise UsageError(f'experts: put "{item}" in quotes; as a number, 3.10 would be the same as 3.1')
         else:
             pairs += [(None, e) for e in _whole(item, "experts")]
     return pairs

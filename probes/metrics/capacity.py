@@ -13,6 +13,16 @@ Sent on to the next best expert with room, the third token goes to expert 1:
 >>> t = metrics.capacity([[0]] * 3, num_experts=2, gamma=1, mode="reroute", logits=[[1.0, 0.0]] * 3)
 >>> t[["utilization_after", "dropped_share"]].values.tolist()
 [[0.75, 0.0]]
+
+Dropping one of three with weights 0.9, 0.5, 0.6 loses least of the routing weight where the smallest goes:
+
+>>> weights = [[0.9], [0.5], [0.6]]
+>>> for drop in ("score", "first", "last"):
+...     t = metrics.capacity([[0]] * 3, num_experts=2, gamma=1, drop=drop, weights=weights)
+...     print(drop, float(t.dropped_weight_share.round(3)[0]))
+score 0.25
+first 0.45
+last 0.3
 """
 
 from __future__ import annotations
@@ -31,6 +41,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+MOST_BYTES = 1 << 30
+
+
+def needs(options: Options) -> tuple[str, ...]:
+    """Scores to reroute by; weights to say what is lost."""
+    return (*(("logits",) if options["mode"] == "reroute" else ()), *(("weights",) if options["drop"] else ()))
+
+
 def capacities(counts: Counts, options: Options, about: About) -> np.ndarray:
     """C [..., L, gammas] = ceil(γ·k·T/E), T the tokens with routing in the layer."""
     tokens = np.asarray(counts["n_tokens"], np.float64)[..., None]
@@ -40,9 +58,39 @@ def capacities(counts: Counts, options: Options, about: About) -> np.ndarray:
 def count(chunk: Chunk, options: Options) -> Counts:
     """chosen [G, L, E]; on the second pass of `reroute` also placed [G, L, gammas, E]: what found a place."""
     counts: Counts = {"chosen": count_experts(chunk)}
+    if options["drop"]:
+        counts |= _assignments(chunk)
     if "limit" in options:
         counts["placed"] = _reroute(chunk, options["limit"])
     return counts
+
+
+def _assignments(chunk: Chunk) -> Counts:
+    """The flat index of (group, layer, expert) and the weight of every assignment, token by token."""
+    _, _, layers, _, experts = chunk.shape
+    total = chunk.state["assignments"] = chunk.state.get("assignments", 0) + chunk.experts.size
+    if 8 * total > MOST_BYTES:
+        raise UsageError("capacity --drop keeps every weight in memory, and these are too many: choose --layers")
+    cell = (chunk.row[:, None, None] * layers + np.arange(layers)[None, :, None]) * experts + chunk.experts
+    known = chunk.experts >= 0
+    weights = np.asarray(chunk.arrays.weights, np.float32)[known]
+    return {"_cell": [cell[known].astype(np.int32)], "_weight": [weights]}
+
+
+def lost_weight(counts: Counts, limit: np.ndarray, drop: str) -> np.ndarray:
+    """Share of the routing weight [G, L, gammas] of the assignments dropped beyond `limit` [G, L, gammas]."""
+    cell, weight = (np.concatenate(counts[name]) for name in ("_cell", "_weight"))
+    weight = np.nan_to_num(weight.astype(np.float64))
+    order = np.lexsort((-weight, cell)) if drop == "score" else np.argsort(cell, kind="stable")
+    cell, weight = cell[order], weight[order]
+    size = np.bincount(cell, minlength=counts["chosen"].size)
+    place = np.arange(len(cell)) - np.repeat(np.cumsum(size) - size, size)  # of its expert's assignments, in order
+    place = size[cell] - 1 - place if drop == "first" else place
+    layer = cell // counts["chosen"].shape[-1]
+    lost = [np.bincount(layer, weight * (place >= limit.reshape(-1, limit.shape[-1])[layer, j]), limit[..., 0].size)
+            for j in range(limit.shape[-1])]  # fmt: skip
+    whole = np.bincount(layer, weight, limit[..., 0].size)
+    return ratio(np.stack(lost, axis=-1), whole[:, None]).reshape(limit.shape)
 
 
 def _reroute(chunk: Chunk, limit: np.ndarray) -> np.ndarray:
@@ -69,13 +117,15 @@ def second(counts: Counts, options: Options, about: About) -> Options | None:
 
 def check(options: Options, about: About) -> None:
     """A capacity is for all tokens at once: rerouting cannot be resampled or repeated per label cheaply, drop can."""
+    if options["mode"] == "reroute" and options["drop"]:
+        raise UsageError("capacity: --drop says which tokens --mode drop drops; --mode reroute drops by turn")
     if options["mode"] == "reroute" and about.by not in (None, "label"):
         raise UsageError("capacity --mode reroute groups by label only")
 
 
 def aggregates(stored: Any, options: Options, about: About) -> Counts | None:
-    """Dropping needs the counts alone."""
-    return stored_counts(stored, about) if options["mode"] == "drop" else None
+    """Dropping needs the counts alone, unless it matters whom it meets."""
+    return stored_counts(stored, about) if options["mode"] == "drop" and not options["drop"] else None
 
 
 def estimate(counts: Counts, options: Options, about: About) -> np.ndarray:
@@ -96,6 +146,7 @@ def table(counts: Counts, options: Options, about: About) -> pd.DataFrame:
         "experts_over": (chosen > limit[..., None]).sum(axis=-1),
         "utilization_after": ratio(placed.sum(axis=-1), limit * about.num_experts),
         "dropped_share": 1 - ratio(placed.sum(axis=-1), chosen.sum(axis=-1)),
+        **({"dropped_weight_share": lost_weight(counts, limit, options["drop"])} if options["drop"] else {}),
         **coverage(counts),
     }
     return grid({**axes(about, "layer"), "gamma": options["gamma"]}, columns)
@@ -106,14 +157,19 @@ METRIC = Metric(
     title="Expert capacity",
     question="What would a limit on tokens per expert cost?",
     formula="C = ceil(γ·k·T/E); overflow_share = Σ max(count − C, 0) / Σ count; utilization_after = places filled "
-    "/ (E·C). Dropping loses the overflow, whichever tokens it picks (by score, first or last); rerouting "
+    "/ (E·C). Dropping loses the overflow, whichever tokens it picks (by score, first or last; --drop says how much "
+    "of the routing weight that is); rerouting "
     "sends each token that finds its expert full, in order, to its best other expert with room",
     source="arXiv 2503.05066; capacity: Switch Transformers, arXiv 2101.03961",
     options=(
         Option("gamma", float, (1.0, 1.25, 1.5, 2.0), "capacity factor γ", low=1e-6, high=1e6, repeatable=True),
         Option("mode", str, "drop", "what happens to the overflow", ("drop", "reroute")),
+        Option(
+            *("drop", str, None, "which of an expert's tokens go: its smallest weights, the first or the last ones"),
+            ("score", "first", "last"),
+        ),
     ),
-    needs=lambda options: ("logits",) if options["mode"] == "reroute" else (),
+    needs=needs,
     check=check,
     columns=(
         Column("layer", "index", "the model's own layer index", 0),
@@ -123,6 +179,7 @@ METRIC = Metric(
         Column("experts_over", "experts", "experts chosen more often than C", 0),
         Column("utilization_after", "share", "places filled after dropping or rerouting", 0, 1),
         Column("dropped_share", "share", "assignments that found no place", 0, 1),
+        Column("dropped_weight_share", "share", "of the routing weight that is dropped (drop)", 0, 1),
         Column("n_tokens", "tokens", "tokens with routing", 0),
         Column("missing_share", "share", "positions without routing", 0, 1),
     ),

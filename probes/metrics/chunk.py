@@ -25,7 +25,8 @@ class About:
 
     layers [L] the model's own indices; groups: names along the counts' first axis; by: the column they make, or None;
     scores [L]: how logits become scores in each layer ("softmax", "sigmoid", "sqrtsoftplus"); shared_experts [L]: how
-    many experts every token of a layer passes through, where that is known.
+    many experts every token of a layer passes through, where that is known; split: the labels, where groups of another
+    kind are counted for each label, and are then pairs of the label's number and the name.
     """
 
     layers: np.ndarray
@@ -36,6 +37,7 @@ class About:
     scores: tuple[str, ...] = ()
     num_hidden_layers: int | None = None
     shared_experts: tuple[int, ...] = ()
+    split: tuple[Any, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property

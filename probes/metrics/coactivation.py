@@ -97,6 +97,7 @@ METRIC = Metric(
     table=table,
     estimate=estimate,
     aggregates=aggregates,
+    sums=("coactivation",),
     cells=cells,
     value="conditional",
     laws=(

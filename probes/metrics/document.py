@@ -19,7 +19,7 @@ are left out and counted in `missing_share`; what is undefined is null, never 0.
 rests (`n_tokens`).
 
 **Options of every metric**: `--run ID`, `--layers 0-7`, `--by label` where stated, `--format table|json|csv|markdown`,
-`--json`, `--save` (keeps the table in the trace), `--plot FILE.svg|html`, and where stated `--ci`: a 95 % bootstrap
+`--json`, `--save` (keeps the table in the trace), `--plot FILE.svg|html|png`, and where stated `--ci`: a 95 % bootstrap
 interval over sequences (`ci_low`, `ci_high`; 1,000 resamples, the basic interval 2θ − q, fixed seed), and `--test`: is
 a difference between labels more than noise? (`p`: 1,000 permutations of the labels over the sequences; `q`:
 Benjamini–Hochberg false-discovery rate over all experts). `probe analyze overview TRACE` says what one would look for
@@ -60,7 +60,7 @@ def _optional(name: str) -> str:
 
 def _groups(metric: Metric) -> str:
     by = f"`--by {'|'.join(metric.by)}`" if metric.by else "no `--by`"
-    ci = f"`--ci` for `{metric.value}`" if metric.estimate is not None else "no `--ci`"
+    ci = f"`--ci` for `{metric.value}`" if metric.estimate or metric.token_intervals else "no `--ci`"
     noise = " Against noise: `--test`." if metric.compares is not None else ""
     return f"Groups: {by}. Intervals: {ci}.{noise}"
 

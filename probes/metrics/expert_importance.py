@@ -49,24 +49,6 @@ NEEDS = {
     "max_activation": ("output_absmax",),
 }
 
-# Criterion -> the sums stored with a trace that it is made of, and what `count` calls them.
-STORED: dict[str, tuple[str, ...]] = {
-    "frequency": (),
-    "soft_frequency": ("sum_weight",),
-    "ean": ("sum_norm", "n_norm"),
-    "ean_mean": ("sum_norm", "n_norm"),
-    "reap": ("sum_weight_norm", "n_norm"),
-    "max_activation": ("max_abs_output",),
-}
-_SAME_AS = {
-    "weight": "sum_weight",
-    "norm": "sum_norm",
-    "n_norm": "n_norm",
-    "product": "sum_weight_norm",
-    "n_product": "n_norm",
-    "max_absmax": "max_abs_output",
-}
-
 
 def needs(options: Options) -> tuple[str, ...]:
     """The arrays of the criteria asked for."""
@@ -100,23 +82,24 @@ def count(chunk: Chunk, options: Options) -> Counts:
     return counts
 
 
+SUMS = {"weight": "sum_weight", "norm": "sum_norm", "n_norm": "n_norm", "product": "sum_weight_norm"}
+STORED = {"soft_frequency": "weight", "ean": "norm", "ean_mean": "norm", "reap": "product"} | {
+    "max_activation": "max_absmax"
+}
+
+
 def aggregates(stored: Any, options: Options, about: About) -> Counts | None:
-    """The stored sums, where they have all that the criteria need: of weights, norms, their products, and maxima."""
-    wanted, counts = set(options["criterion"]), stored_counts(stored, about)
-    if counts is None or not wanted <= set(STORED):
+    """The same from the sums kept with the trace; None for what needs single tokens, and where a sum was not kept."""
+    counts, wanted = stored_counts(stored, about), set(options["criterion"])
+    if counts is None or not wanted <= {"frequency", *STORED}:
         return None
-    needed = {name for criterion in wanted for name in STORED[criterion]}
-    if any(not np.nan_to_num(stored[name]).any() for name in needed):
-        return None  # not recorded, which reading the trace says better
-    pooled = {name: np.moveaxis(np.asarray(stored[name]), 2, 0) for name in needed}
-    if about.by is None:
-        pooled = {name: _pooled(name, values) for name, values in pooled.items()}
-    return counts | {ours: pooled[theirs] for ours, theirs in _SAME_AS.items() if theirs in pooled}
-
-
-def _pooled(name: str, values: np.ndarray) -> np.ndarray:
-    whole = np.fmax.reduce(values, axis=0) if name == "max_abs_output" else values.sum(axis=0)
-    return whole[None]
+    for name, column in SUMS.items():
+        groups = np.moveaxis(np.asarray(stored[column]), 2, 0)
+        counts[name] = groups if about.by == "label" else groups.sum(axis=0, keepdims=True)
+    counts["n_product"] = counts["n_norm"]
+    largest = np.moveaxis(np.asarray(stored["max_abs_output"]), 2, 0)
+    counts["max_absmax"] = largest if about.by == "label" else np.fmax.reduce(largest, axis=0, keepdims=True)
+    return None if any(not np.nan_to_num(counts[STORED[name]]).any() for name in wanted & set(STORED)) else counts
 
 
 def spread(arrays: RoutingArrays) -> tuple[np.ndarray, np.ndarray]:
@@ -244,6 +227,7 @@ METRIC = Metric(
     table=table,
     estimate=estimate,
     aggregates=aggregates,
+    sums=(*SUMS.values(), "max_abs_output"),
     value="importance",
     laws=("expert_permutation", "token_order", "sequence_order", "range", "additivity", "missing"),
 )

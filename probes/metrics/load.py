@@ -141,6 +141,7 @@ METRIC = Metric(
     table=table,
     estimate=estimate,
     aggregates=aggregates,
+    sums=("sum_probability",),
     value="share",
     laws=(
         "expert_permutation",

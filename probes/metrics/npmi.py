@@ -16,15 +16,18 @@ meets "a": −1.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from probes.errors import ProbeError, UsageError, unknown
 from probes.metrics.activations import count_experts, stored_counts
+from probes.metrics.bootstrap import interval
 from probes.metrics.chunk import About, Chunk, by_group
 from probes.metrics.registry import Column, Counts, Metric, Option, Options
 from probes.metrics.tables import axes, coverage, grid
+from probes.metrics.token_draws import TokenDraws
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,7 +130,7 @@ def table(counts: Counts, options: Options, about: About) -> pd.DataFrame:
         return _marker_table(counts, options, about)
     names = [name for name in about.groups if name is not None]
     counts, names = _frequent(counts, names, options, about)
-    parts = _parts(counts, options, about)
+    parts = _parts(counts, options, replace(about, groups=(*names, None)) if options["target"] == "token" else about)
     pmi, npmi = pmi_npmi(*parts)
     n_xy, n_x, n_y, n = parts
     columns = {"npmi": npmi, "pmi": pmi, "n_xy": n_xy, "n_x": n_x, "n_y": np.broadcast_to(n_y, n_xy.shape)}
@@ -150,6 +153,19 @@ def _frequent(counts: Counts, names: list[Any], options: Options, about: About) 
         raise UsageError(f"{rows:,} rows of tokens: raise --min-count or choose --layers (at most {MOST_ROWS:,} rows)")
     kept = {key: np.concatenate([counts[key][often], counts[key][~often].sum(axis=0, keepdims=True)]) for key in counts}
     return kept, [name for name, keep in zip(names, often, strict=True) if keep]
+
+
+def token_intervals(draws: TokenDraws, counts: Counts, options: Options, about: About) -> tuple[np.ndarray, np.ndarray]:
+    """Interval of the npmi of every (frequent token, layer, expert), in the order of the table before rows leave it."""
+    often = np.flatnonzero((counts["n_tokens"] >= options["min_count"]).any(axis=1))
+    chosen, tokens = counts["chosen"], counts["n_tokens"]
+    value = pmi_npmi(chosen[often], tokens[often, :, None], chosen.sum(axis=0), tokens.sum(axis=0)[:, None])[1]
+    n_y, n = draws.marginals()
+    ends = []
+    for i, (n_xy, n_x) in enumerate(draws.each(often)):
+        ends.append(interval(value[i], pmi_npmi(n_xy, n_x[..., None], n_y, n[..., None])[1]))
+    low, high = np.array(ends).reshape(len(often), 2, -1).swapaxes(0, 1)
+    return low.ravel(), high.ravel()
 
 
 def _marker_table(counts: Counts, options: Options, about: About) -> pd.DataFrame:
@@ -203,6 +219,7 @@ METRIC = Metric(
     table=table,
     estimate=estimate,
     aggregates=aggregates,
+    token_intervals=token_intervals,
     compares=lambda options, labels: labels if groups(options) == "label" else None,
     value="npmi",
     laws=(

@@ -7,6 +7,7 @@ and other names get a panel each.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -26,15 +27,22 @@ AXES = ("cache_size", "p", "gamma", "segment_length")
 MOST_PANELS = 12
 WIDTH, HEIGHT, EDGE = 460, 300, 56
 # A perceptually even ramp from dark to light (viridis' ends and middle), told apart without colour by lightness.
+# Characters that no XML document may hold, and tokens do.
+NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 RAMP = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 
 
 def save_plot(frame: pd.DataFrame, metric: Metric, path: str | Path) -> None:
-    """Writes the table's picture to FILE.svg or FILE.html."""
+    """Writes the table's picture to FILE.svg, FILE.html or FILE.png."""
     kind = Path(path).suffix.lower()
-    if kind not in (".svg", ".html"):
-        raise UsageError(f"--plot writes .svg or .html, not {str(path)!r}")
+    if kind not in (".svg", ".html", ".png"):
+        raise UsageError(f"--plot writes .svg, .html or .png, not {str(path)!r}")
     picture = svg(frame, metric)
+    if kind == ".png":
+        from probes.metrics.raster import png
+
+        Path(path).write_bytes(png(picture))
+        return
     title = escape(metric.title)
     page = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><body>{picture}</body></html>'
     Path(path).write_text(picture if kind == ".svg" else page, encoding="utf-8")
@@ -54,10 +62,21 @@ def svg(frame: pd.DataFrame, metric: Metric) -> str:
     for i, (name, part) in enumerate(shown):
         inner = "".join(_panel(part, value, name))
         lines.append(f'<g transform="translate({(i % across) * WIDTH} {40 + (i // across) * HEIGHT})">{inner}</g>')
-    size = f'width="{WIDTH * across}" height="{40 + HEIGHT * down}"'
+    lines.append(_text(16, 40 + HEIGHT * down + 6, _caption(frame)))
+    size = f'width="{WIDTH * across}" height="{40 + HEIGHT * down + 18}"'
     style = 'font-family="sans-serif" font-size="11" fill="#222"'
     background = '<rect width="100%" height="100%" fill="#fff"/>'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>{background}{"".join(lines)}</svg>'
+
+
+def _caption(frame: pd.DataFrame) -> str:
+    """What it rests on."""
+    n = frame["n_tokens"].astype(float) if "n_tokens" in frame else None
+    if n is None or not n.notna().any():
+        return ""
+    low, high = (f"{v:,.0f}" for v in (n.min(), n.max()))
+    tokens = f"n = {high} tokens" if low == high else f"n = {low} to {high} tokens"
+    return f"{tokens}; 95 % bootstrap intervals over sequences" if "ci_low" in frame else tokens
 
 
 def _value(frame: pd.DataFrame, metric: Metric) -> str:
@@ -120,11 +139,14 @@ def _lines(part: pd.DataFrame, x: str, value: str) -> Iterator[str]:
     """One line per layer, dark the first."""
     series = "layer" if "layer" in part else None
     groups = list(part.groupby(series, dropna=False)) if series else [("", part)]
-    xs, ys = _ends(part[x].to_numpy(float)), _ends(part[value].astype(float).to_numpy())
+    drawn = [value, *(c for c in ("ci_low", "ci_high") if c in part)]
+    xs, ys = _ends(part[x].to_numpy(float)), _ends(part[drawn].astype(float).to_numpy())
     yield from _frame(x, value)
     yield from _scale(xs, ys)
     if len(groups) > 1:
         yield _text(WIDTH - 20, 14, f"layer {groups[0][0]} (dark) to {groups[-1][0]} (light)", anchor="end")
+    for _, line in groups if "ci_low" in part else ():
+        yield _band(line, x, xs, ys)
     for i, (_, line) in enumerate(groups):
         colour = _colour(i, 0, max(1, len(groups)) * 1.2)
         points = [_point(a, b, xs, ys) for a, b in zip(line[x], line[value].astype(float), strict=True) if b == b]
@@ -132,10 +154,27 @@ def _lines(part: pd.DataFrame, x: str, value: str) -> Iterator[str]:
             yield f'<line x1="{a:.1f}" y1="{b:.1f}" x2="{c:.1f}" y2="{d:.1f}" stroke="{colour}" stroke-width="1.5"/>'
 
 
+def _band(line: pd.DataFrame, x: str, xs: tuple[float, float], ys: tuple[float, float]) -> str:
+    """The intervals along a line, as a grey area."""
+    known = line[line["ci_low"].notna() & line["ci_high"].notna()]
+    there = [_point(a, b, xs, ys) for a, b in zip(known[x], known["ci_high"].astype(float), strict=True)]
+    back = [_point(a, b, xs, ys) for a, b in zip(known[x], known["ci_low"].astype(float), strict=True)]
+    corners = " ".join(f"{a:.1f},{b:.1f}" for a, b in (*there, *back[::-1]))
+    return f'<polygon points="{corners}" fill="#dddddd"/>'
+
+
+def _whisker(row: Any, x: float, ys: tuple[float, float]) -> str:
+    if "ci_low" not in row or row["ci_low"] != row["ci_low"]:
+        return ""
+    low, high = (_point(0, float(row[c]), (0, 1), ys)[1] for c in ("ci_low", "ci_high"))
+    return f'<line x1="{x:.1f}" y1="{low:.1f}" x2="{x:.1f}" y2="{high:.1f}" stroke="#000" stroke-width="1"/>'
+
+
 def _bars(part: pd.DataFrame, value: str) -> Iterator[str]:
     names = part["layer"].astype(str).tolist() if "layer" in part else [""] * len(part)
     values = part[value].astype(float).to_numpy()
-    low, high = min(0.0, _ends(values)[0]), max(0.0, _ends(values)[1])
+    ends = _ends(part[[value, *(c for c in ("ci_low", "ci_high") if c in part)]].astype(float).to_numpy())
+    low, high = min(0.0, ends[0]), max(0.0, ends[1])
     w = (WIDTH - EDGE - 20) / len(values)
     yield from _frame("layer", value)
     yield from _scale(None, (low, high))
@@ -144,6 +183,7 @@ def _bars(part: pd.DataFrame, value: str) -> Iterator[str]:
             top, bottom = (_point(0, y, (0, 1), (low, high))[1] for y in (max(v, 0), min(v, 0)))
             at = f'x="{EDGE + (i + 0.15) * w:.1f}" y="{top:.1f}" width="{0.7 * w:.1f}" height="{bottom - top:.1f}"'
             yield f'<rect {at} fill="#3b528b"/>'
+            yield _whisker(part.iloc[i], EDGE + (i + 0.5) * w, (low, high))
         if i % max(1, len(values) // 12) == 0:
             yield _text(EDGE + (i + 0.5) * w, HEIGHT - 38, names[i], anchor="middle")
 
@@ -185,4 +225,5 @@ def _colour(value: float, low: float, high: float) -> str:
 
 
 def _text(x: float, y: float, text: Any, anchor: str = "start", size: int = 11) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}">{escape(str(text))}</text>'
+    said = escape(NOT_XML.sub("\ufffd", str(text)))
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}">{said}</text>'

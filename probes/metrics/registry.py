@@ -125,12 +125,14 @@ class Metric:
     table       (counts, options, about) -> DataFrame, its index the position in `estimate` (row identity)
     estimate    (counts, options, about) -> the main value [..., rows], resamples as leading axis; None: no intervals
     aggregates  (aggregates, options, about) -> counts, where the trace's stored sums are enough
+    sums        which of the trace's stored sums beside count and tokens `aggregates` looks at
     groups      options -> what the metric itself compares ("label", "token", "predicted", "next"), or None
     by          what `--by` may name
     check       (options, about): raises UsageError where options do not fit together or the trace
     merge       how two counts become one, where that is not addition
     second      (counts, options, about) -> options of a second pass over the trace, or None
     cells       (options, about) -> how many numbers `count` makes per group, where they are many
+    token_intervals  (TokenDraws, counts, options, about) -> (low, high) along `table`'s index, where groups are tokens
     draws       (sums, groups, options, about) -> [resamples, rows], where `estimate` of each would be too slow
     tags        options that name a label, or a tag of the sequences' metadata as "key=value"
     compares    (options, labels) -> the labels whose difference `--test` tests against noise, or None for these options
@@ -152,6 +154,7 @@ class Metric:
     needs: tuple[str, ...] | Callable[[Options], tuple[str, ...]] = ()
     estimate: Callable[..., Any] | None = None
     aggregates: Callable[..., Counts | None] | None = None
+    sums: tuple[str, ...] = ()
     groups: Callable[[Options], str | None] = lambda options: None
     by: tuple[str, ...] = ("label",)
     merge: Callable[[Counts, Counts], Counts] | None = None
@@ -159,6 +162,7 @@ class Metric:
     check: Callable[[Options, Any], None] | None = None
     cells: Callable[[Options, Any], int] | None = None
     draws: Callable[..., Any] | None = None
+    token_intervals: Callable[..., tuple[Any, Any]] | None = None
     tags: tuple[str, ...] = ()
     compares: Callable[[Options, tuple[str, ...]], tuple[str, ...] | None] | None = None
     paired: bool = False

@@ -82,8 +82,16 @@ def table(counts: Counts, options: Options, about: About) -> pd.DataFrame:
         "margin_mean": ratio(counts["margin"], counts["margin_tokens"]),
         "uncertain_share": ratio(counts["uncertain"], n),
         **coverage(counts),
+        "scores": np.broadcast_to(np.array(_scores(options, about), object), n.shape),
     }
     return grid(axes(about, "layer"), columns)
+
+
+def _scores(options: Options, about: About) -> list[str]:
+    """Per layer, what the entropy is of: sigmoid scores compete with nobody until they are divided by their sum."""
+    if options["over"] == "chosen":
+        return ["chosen weights / sum"] * about.num_layers
+    return [rule if rule == "softmax" else f"{rule} / sum" for rule in about.scores]
 
 
 METRIC = Metric(
@@ -112,6 +120,7 @@ METRIC = Metric(
         Column("uncertain_share", "share", "tokens at or above the threshold", 0, 1),
         Column("n_tokens", "tokens", "tokens with scores", 0),
         Column("missing_share", "share", "positions without routing or scores", 0, 1),
+        Column("scores", "name", "what the entropy is of: softmax, or scores that had to be divided by their sum"),
     ),
     count=count,
     table=table,

@@ -12,6 +12,7 @@ from probes.errors import ProbeError, UsageError, unknown
 from probes.metrics.bootstrap import RESAMPLES, SEED, Resampled, interval
 from probes.metrics.chunk import About, Chunk, add_counts, cut, sequence_starts
 from probes.metrics.registry import Counts, Metric, Options
+from probes.metrics.token_draws import TokenDraws
 from probes.metrics.vocabulary import Vocabulary
 from probes.routing import RoutingArrays
 
@@ -56,28 +57,47 @@ def run(
     about = _about(metric, source, options, by)
     if metric.check is not None:
         metric.check(options, about)
-    if ci and (metric.estimate is None or about.by not in (None, "label")):
+    tokens = about.by in TOKENS
+    if ci and ((metric.token_intervals is None or about.split) if tokens else metric.estimate is None):
         raise UsageError(f"{metric.name} has no --ci here: it is not a ratio of counts per sequence")
     if not ci and (stored := _from_aggregates(metric, source, options, about)) is not None:
         return finish(metric, stored, options, about)
-    passes = _Pass(metric, source, Resampled(source.n_sequences, resamples, seed) if ci else None)
+    passes = _Pass(metric, source, Resampled(source.n_sequences, resamples, seed) if ci and not tokens else None)
+    if ci and tokens:
+        first = options.get("top") == "1"
+        passes.draws = TokenDraws(source.n_sequences, resamples, seed, source.about.num_experts, first)
     counts = passes.go(options, about)
+    if passes.draws is not None:
+        return _with_token_intervals(metric, passes.draws, counts, options, passes.about)
     if metric.second is not None and (again := metric.second(counts, options, passes.about)) is not None:
         passes.resampled = Resampled(source.n_sequences, resamples, seed) if ci else None
         counts, options = passes.go(again, about), again
     return finish(metric, counts, options, passes.about, passes.resampled)
 
 
+def _with_token_intervals(
+    metric: Metric, draws: TokenDraws, counts: Counts, options: Options, about: About
+) -> pd.DataFrame:
+    assert metric.token_intervals is not None
+    draws.finish()
+    frame = metric.table(counts, options, about)
+    low, high = metric.token_intervals(draws, counts, options, about)
+    return frame.assign(ci_low=low[frame.index], ci_high=high[frame.index]).reset_index(drop=True)
+
+
 def _about(metric: Metric, source: Source, options: Options, by: str | None) -> About:
     own = metric.groups(options)
     if by is not None and by not in metric.by:
         raise unknown("grouping for --by", by, metric.by) if metric.by else UsageError(f"{metric.name} has no --by")
-    if by is not None and own not in (None, by):
+    split = by == "label" and own in TOKENS
+    if by is not None and own not in (None, by) and not split:
         raise UsageError(f"{metric.name} groups by {own} here, so it cannot also go --by {by}")
     kind = own or by
-    if kind == "label" and not source.label_names:
+    if "label" in (kind, by) and not source.label_names:
         raise ProbeError("the sequences have no labels to compare: record prompts with a label, or import `label`")
-    return replace(source.about, by=kind, groups=(*source.label_names, None) if kind == "label" else (None,))
+    labels = (*source.label_names, None)
+    groups = labels if kind == "label" else (None,)
+    return replace(source.about, by=kind, groups=groups, split=labels if split else ())
 
 
 def _from_aggregates(metric: Metric, source: Source, options: Options, about: About) -> Counts | None:
@@ -126,6 +146,7 @@ class _Pass:
 
     def __init__(self, metric: Metric, source: Source, resampled: Resampled | None) -> None:
         self.metric, self.source, self.resampled = metric, source, resampled
+        self.draws: TokenDraws | None = None
 
     def go(self, options: Options, about: About) -> Counts:
         self.begin(options, about)
@@ -135,6 +156,7 @@ class _Pass:
 
     def begin(self, options: Options, about: About) -> None:
         self.options, self.about, self.vocabulary = options, about, Vocabulary()
+        self.pairs = Vocabulary()
         self.state: dict[str, Any] = {}
         self.total: Counts | None = None
 
@@ -148,8 +170,12 @@ class _Pass:
         if self.total is None:
             raise ProbeError("there are no tokens to look at: the run (or the chosen layers) is empty")
         if self.about.by in TOKENS:
-            self.about = replace(self.about, groups=self.vocabulary.names())
+            self.about = replace(self.about, groups=self._names())
         return self.total
+
+    def _names(self) -> tuple[Any, ...]:
+        names = self.vocabulary.names()
+        return tuple((label, names[code]) for label, code in self.pairs.entries()) if self.about.split else names
 
     def _blocks(self, arrays: RoutingArrays) -> Iterator[RoutingArrays]:
         """The chunk; while resampling, cut so that the counts of single sequences fit into memory."""
@@ -164,13 +190,17 @@ class _Pass:
 
     def needs(self) -> tuple[str, ...]:
         grouping = {"label": ("label",), "predicted": ("predicted_id",), None: ()}.get(self.about.by, TOKENS["token"])
-        return tuple(dict.fromkeys((*self.metric.needed(self.options), *grouping)))
+        labels = ("label",) if self.about.split else ()
+        return tuple(dict.fromkeys((*self.metric.needed(self.options), *grouping, *labels)))
 
     def _count(self, arrays: RoutingArrays, options: Options, so_far: Counts | None) -> Counts:
         starts = sequence_starts(arrays.sequence_id)
         group, n_groups = self._groups(arrays, starts)
         if self.resampled is None:
-            return self._counted(Chunk(arrays, starts, group, n_groups, self.about, so_far, self.state), options)
+            chunk = Chunk(arrays, starts, group, n_groups, self.about, so_far, self.state)
+            if self.draws is not None:
+                self.draws.add(chunk)
+            return self._counted(chunk, options)
         sequences = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
         chunk = Chunk(arrays, starts, sequences, len(starts) - 1, self.about, so_far, self.state, group)
         each, rows = self._counted(chunk, options), group[starts[:-1]]
@@ -187,11 +217,22 @@ class _Pass:
     def _groups(self, arrays: RoutingArrays, starts: np.ndarray) -> tuple[np.ndarray, int]:
         tokens = len(arrays.sequence_id)
         if self.about.by in TOKENS:
-            return self.vocabulary.targets(arrays, starts, self.about.by), len(self.vocabulary)
+            codes = self.vocabulary.targets(arrays, starts, self.about.by)
+            return self._by_label(arrays, codes) if self.about.split else (codes, len(self.vocabulary))
         if len(self.about.groups) == 1:
             return np.zeros(tokens, np.int64), 1
         labels = np.full(tokens, -1) if arrays.label is None else np.asarray(arrays.label)
         return np.where(labels < 0, len(self.about.groups) - 1, labels).astype(np.int64), len(self.about.groups)
+
+    def _by_label(self, arrays: RoutingArrays, codes: np.ndarray) -> tuple[np.ndarray, int]:
+        """Every pair of label and token as a group of its own."""
+        labels = np.full(len(codes), -1) if arrays.label is None else np.asarray(arrays.label)
+        labels = np.where(labels < 0, len(self.about.split) - 1, labels)
+        kept, groups = np.flatnonzero(codes >= 0), np.full(len(codes), -1)
+        entries, inverse = np.unique(np.stack([labels[kept], codes[kept]]), axis=1, return_inverse=True)
+        pairs = [tuple(pair) for pair in entries.T.tolist()]
+        groups[kept] = self.pairs.codes_of((pairs, inverse))
+        return groups, len(self.pairs)
 
     def _counted(self, chunk: Chunk, options: Options) -> Counts:
         counts = self.metric.count(chunk, options)
@@ -218,6 +259,8 @@ def finish(
     metric: Metric, counts: Counts, options: Options, about: About, resampled: Resampled | None = None
 ) -> pd.DataFrame:
     """The table of pooled counts, with `ci_low` and `ci_high` where resamples were kept; groups without tokens go."""
+    if about.split:
+        return _by_label(metric, counts, options, about)
     counts, about, kept = _drop_empty(counts, about)
     frame = metric.table(counts, options, about)
     if resampled is not None and metric.estimate is not None:
@@ -226,6 +269,22 @@ def finish(
         low, high = interval(value, draws)
         frame["ci_low"], frame["ci_high"] = low[frame.index], high[frame.index]
     return frame.reset_index(drop=True)
+
+
+def _by_label(metric: Metric, counts: Counts, options: Options, about: About) -> pd.DataFrame:
+    """The table of every label, one after the other."""
+    import pandas as pd
+
+    label = np.array([group[0] for group in about.groups])
+    frames = []
+    for code, name in enumerate(about.split):
+        mine = np.flatnonzero(label == code)
+        if len(mine):
+            own = replace(about, groups=tuple(about.groups[i][1] for i in mine), split=())
+            frame = metric.table({key: values[mine] for key, values in counts.items()}, options, own)
+            frame.insert(0, "label", np.full(len(frame), name, object))
+            frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
 
 
 def _draws(

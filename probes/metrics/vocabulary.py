@@ -20,6 +20,10 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self._code)
 
+    def entries(self) -> tuple[Any, ...]:
+        """What has a number, in the order of the numbers."""
+        return tuple(self._code)
+
     def codes(self, arrays: RoutingArrays) -> np.ndarray:
         """[T] the number of each token's entry."""
         if arrays.token_id is None and arrays.token is None:

@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from probes.metrics.activations import count_experts
+from probes.metrics.bootstrap import interval
 from probes.metrics.chunk import About, Chunk
 from probes.metrics.registry import Column, Counts, Metric, Option, Options
 from probes.metrics.tables import grid, ratio
+from probes.metrics.token_draws import TokenDraws
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,6 +52,24 @@ def table(counts: Counts, options: Options, about: About) -> pd.DataFrame:
     n, total = _per_expert(counts["chosen"], p, often)
     index = {"layer": about.layers, "expert": np.arange(about.num_experts)}
     return grid(index, {"value": ratio(total, n), "n_vocabulary": n, **cover})
+
+
+def token_intervals(draws: TokenDraws, counts: Counts, options: Options, about: About) -> tuple[np.ndarray, np.ndarray]:
+    """Interval of every value of the table; a token counts in a resample if it is frequent enough there."""
+    value = table(counts, options, about)["value"].to_numpy()
+    total = np.zeros((draws.weights.resamples, value.size))
+    n = np.zeros_like(total)
+    for chosen, occurrences in draws.each(np.arange(len(counts["n_tokens"]))):
+        often = (occurrences >= options["min_count"]) & (occurrences > 0)
+        p = np.where(often, ratio(chosen.max(axis=-1), occurrences), 0.0)
+        if options["by_expert"]:
+            cell = np.arange(about.num_layers) * about.num_experts + chosen.argmax(axis=-1)
+            np.put_along_axis(n, cell, np.take_along_axis(n, cell, axis=1) + often, axis=1)
+            np.put_along_axis(total, cell, np.take_along_axis(total, cell, axis=1) + p, axis=1)
+        else:
+            n += often
+            total += p
+    return interval(value, ratio(total, n))
 
 
 def _coverage(counts: Counts) -> dict[str, np.ndarray]:
@@ -80,7 +100,6 @@ METRIC = Metric(
         Option("by_expert", bool, False, "one row per expert"),
     ),
     groups=lambda options: GROUP[options["kind"]],
-    by=(),
     columns=(
         Column("layer", "index", "the model's own layer index", 0),
         Column("expert", "index", "expert (by expert)", 0),
@@ -91,6 +110,7 @@ METRIC = Metric(
     ),
     count=count,
     table=table,
+    token_intervals=token_intervals,
     value="value",
     laws=("expert_permutation", "sequence_order", "range", "additivity", "missing", "duplication"),
     ends={"one_hot": {"value": lambda k, e: 1.0}},

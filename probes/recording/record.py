@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probes.errors import ProbeError
+from probes.interventions.spec import Spec, parse_all
 from probes.prompts import BadPrompt, Prompts, read_prompts
 from probes.recording.encode import EncodedPrompt, context_length, encode_prompts
 from probes.recording.options import RecordOptions, check_options, parse_capture
 from probes.recording.plan import fingerprint, plan_batches, take_shard
-from probes.recording.target import check_target, open_writer
+from probes.recording.target import check_baseline, check_target, open_writer
 
 if TYPE_CHECKING:
     from probes.recording.session import Feeder
@@ -70,6 +71,8 @@ def record(
     name: str | None = None,
     progress: bool | None = None,
     options: RecordOptions | None = None,
+    interventions: Any = None,
+    baseline: int | None = None,
     **settings: Any,
 ) -> Recorded:
     """Record `prompts` through `model` into the trace `out`.
@@ -78,18 +81,31 @@ def record(
     prompts  a path (see `probes.prompts`) or prompts already read
     out      a new trace, or one of the same model, to which a run is added
     resume   go on with the interrupted run in `out`; begins a new one if there is none
+    interventions  what the model is steered by meanwhile (see `probes.steer`); stored with the run
+    baseline  run in `out` to compare with, stored with the run
     settings fields of RecordOptions by name (capture="logits,norms", max_new_tokens=32, ...)
 
     Raises ProbeError or store.errors.TraceError, one line each; what is recorded by then stays.
     """
     options = check_options(options or options_from(**settings))
+    specs = parse_all(interventions)
     found = prompts if isinstance(prompts, Prompts) else read_prompts(prompts, options.limit)
     check_target(Path(out))
+    check_baseline(Path(out), baseline)
     source = str(model) if isinstance(model, str | Path) else getattr(model.config, "_name_or_path", "") or "in memory"
     model, tokenizer = _loaded(model, tokenizer, options)
-    job = prepare(model, tokenizer, found, options)
-    run = _Run(model, tokenizer, job, options, source, name)
+    under = (*_steered_by(model), *specs)
+    job = prepare(model, tokenizer, found, options, under)
+    run = _Run(model, tokenizer, job, options, source, name, specs, under, baseline)
     return run.into(Path(out), resume=resume, progress=progress)
+
+
+def _steered_by(model: Any) -> tuple[Spec, ...]:
+    """What the caller steers the model by already; it belongs to the run as well."""
+    from probes.steering import active
+
+    steering = active(model)
+    return () if steering is None else steering.specs
 
 
 def options_from(capture: str | Sequence[str] | None = None, **settings: Any) -> RecordOptions:
@@ -101,7 +117,7 @@ def options_from(capture: str | Sequence[str] | None = None, **settings: Any) ->
         raise ProbeError(f"record: {str(error).split('__init__() ')[-1]}") from error
 
 
-def prepare(model: Any, tokenizer: Any, prompts: Prompts, options: RecordOptions) -> Job:
+def prepare(model: Any, tokenizer: Any, prompts: Prompts, options: RecordOptions, under: tuple[Spec, ...] = ()) -> Job:
     """Tokenize, cut into batches, and fingerprint: the part of a recording that needs no forward pass."""
     encoded, too_long = encode_prompts(
         prompts.good,
@@ -115,7 +131,8 @@ def prepare(model: Any, tokenizer: Any, prompts: Prompts, options: RecordOptions
         raise ProbeError(f"shard {options.shard} holds no prompt: there are fewer prompts than shards")
     lengths = [len(item.ids) + options.max_new_tokens for item in encoded]
     batches = plan_batches(lengths, options.batch_size, model.device.type)
-    print_ = fingerprint([item.ids for item in encoded], batches, options.settings())
+    settings = {**options.settings(), **({"interventions": [spec.as_dict() for spec in under]} if under else {})}
+    print_ = fingerprint([item.ids for item in encoded], batches, settings)
     return Job(encoded, batches, print_, [*prompts.bad, *too_long])
 
 
@@ -145,12 +162,15 @@ class _Run:
     options: RecordOptions
     source: str
     name: str | None
+    specs: tuple[Spec, ...] = ()
+    under: tuple[Spec, ...] = ()
+    baseline: int | None = None
 
     def into(self, out: Path, *, resume: bool, progress: bool | None) -> Recorded:
         from probes.recording.session import feeder
 
         started = time.perf_counter()
-        with feeder(self.model, self.tokenizer, self.options) as feed:
+        with feeder(self.model, self.tokenizer, self.options, self.specs) as feed:
             writer = open_writer(out, self._info(feed), _layers(feed), self._kept(), resume=resume)
             if writer is None:
                 return self._recorded(out, None, started, [*feed.notes, "this run was complete already"])
@@ -198,6 +218,8 @@ class _Run:
             name=self.name or Path(self.source).name,
             model=self.source,
             revision=described["revision"],
+            intervention=[spec.as_dict() for spec in self.under] or None,
+            baseline_run_id=self.baseline,
             num_layers=self.model.config.get_text_config().num_hidden_layers,
             provenance={
                 **described,

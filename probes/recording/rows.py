@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from probes.recording.encode import EncodedPrompt
 from probes.recording.layout import NEVER_FED, Layout, lay_out
 from probes.recording.plan import sample_positions
 from probes.recording.tokens import TokenTexts
-from probes.routing import NO_EXPERT, Router
+from probes.routing import NO_EXPERT, Router, Routing
 from probes.scatter import class_sums
 from probes.scores import bf16_to_float32, entropy, margin, probabilities
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from store.batch import Batch, LayerRows
 
 PER_SLOT = ("weights", "output_norm", "output_absmax")
+DROPPED = "an intervention dropped all its experts"
 # Column of the trace, and what the capture calls it.
 HIDDEN = {"similarity": "similarity", "hidden_absmax": "absmax", "hidden_absmedian": "absmedian"}
 SHARED = {"shared_absmax": "absmax", "shared_input_absmax": "input_absmax"}
@@ -105,7 +106,7 @@ def _layer(
 ) -> LayerRows:
     from store.batch import LayerRows
 
-    parts = [forward.routing[router.layer] for forward in forwards if router.layer in forward.routing]
+    parts = as_wide([forward.routing[router.layer] for forward in forwards if router.layer in forward.routing])
     if len(parts) < len(forwards):
         return _unrouted(router, forwards, layout)
     experts = layout.gather([part.experts for part in parts], NO_EXPERT)
@@ -130,8 +131,32 @@ def _layer(
         kept = _sampled(layout, group, settings.output_rate, settings.seed)
         outputs = layout.gather([part.outputs for part in parts], np.nan)
         arrays |= {"outputs": outputs if kept is None else outputs[kept], "outputs_kept": kept}
-    fed = bool((layout.source >= 0).all())
-    return LayerRows(layer=router.layer, experts=experts, missing_reason=None if fed else NEVER_FED, **arrays)
+    return LayerRows(layer=router.layer, experts=experts, missing_reason=_reasons(experts, layout), **arrays)
+
+
+def as_wide(parts: Sequence[Routing]) -> list[Routing]:
+    """The same routing with one number of slots; an intervention may use more in one pass than in another."""
+    most = max((part.experts.shape[1] for part in parts), default=0)
+    return [part if part.experts.shape[1] == most else _widened(part, most) for part in parts]
+
+
+def _widened(part: Routing, slots: int) -> Routing:
+    def wide(values: Any, blank: Any) -> Any:
+        if values is None:
+            return None
+        room = [(0, slots - values.shape[1]) if axis == 1 else (0, 0) for axis in range(values.ndim)]
+        return np.pad(values, room, constant_values=blank)
+
+    slot_values = {name: wide(getattr(part, name), np.nan) for name in (*PER_SLOT, "outputs")}
+    return replace(part, experts=wide(part.experts, NO_EXPERT), **slot_values)
+
+
+def _reasons(experts: np.ndarray, layout: Layout) -> Any:
+    """Why rows have no routing: never fed, or nothing left of it under an intervention."""
+    unfed = layout.source < 0
+    if not ((experts < 0).all(axis=1) & ~unfed).any():
+        return NEVER_FED if unfed.any() else None
+    return np.where(unfed, NEVER_FED, DROPPED).astype(object)
 
 
 _BF16_NAN = 0x7FC0

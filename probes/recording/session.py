@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import torch
 
     from probes.capture import Want
+    from probes.interventions import Spec
+    from probes.routing import Router
+    from probes.steering import Steering
     from store.batch import Batch
 
 
@@ -51,9 +54,12 @@ class Feeder:
     predictions: Any
     settings: RowSettings
     max_new_tokens: int
+    steering: Steering | None = None
 
     def batch(self, index: int, group: Sequence[EncodedPrompt]) -> Batch:
         """Rows of one batch: a single pass over the prompts, or generation after them."""
+        if self.steering is not None:  # a resumed run draws what an uninterrupted one would have drawn
+            self.steering.restart(index)
         generated = self._generate(group) if self.max_new_tokens else self._read(group)
         forwards = self.recorder.take()
         predictions = self.predictions.take() if self.predictions else []
@@ -138,16 +144,22 @@ def cut_after(ids: np.ndarray, stops: set[int]) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def feeder(model: Any, tokenizer: Any, options: RecordOptions) -> Iterator[Feeder]:
-    """A Feeder whose hooks are on the model exactly as long as the block runs."""
+def feeder(
+    model: Any, tokenizer: Any, options: RecordOptions, interventions: tuple[Spec, ...] = ()
+) -> Iterator[Feeder]:
+    """A Feeder whose hooks, and interventions, are on the model exactly as long as the block runs."""
     from probes.capture import capture
     from probes.capture.predictions import Predictions
+    from probes.steering import active, steer
 
     with contextlib.ExitStack() as stack:
+        if interventions:
+            stack.enter_context(steer(model, interventions, tokenizer=tokenizer))
+        steering = active(model)
         recorder = stack.enter_context(capture(model, wanted(options)))
         watching = stack.enter_context(Predictions(model)) if "predictions" in options.capture else None
         settings = RowSettings(
-            routers=recorder.routers,
+            routers=_as_steered(recorder.routers, steering),
             scoring={layer: gating.get("score", "softmax") for layer, gating in recorder.gating_parameters.items()},
             keep=frozenset(options.capture),
             logit_rate=options.logit_rate,
@@ -155,4 +167,10 @@ def feeder(model: Any, tokenizer: Any, options: RecordOptions) -> Iterator[Feede
             seed=options.seed,
             token_texts=TokenTexts(tokenizer),
         )
-        yield Feeder(model, tokenizer, recorder, watching, settings, options.max_new_tokens)
+        yield Feeder(model, tokenizer, recorder, watching, settings, options.max_new_tokens, steering)
+
+
+def _as_steered(routers: Sequence[Router], steering: Any) -> tuple[Router, ...]:
+    """Routers with the most experts that a token can get while the model is steered."""
+    widths = {} if steering is None else steering.widths
+    return tuple(replace(r, top_k=max(1, widths.get(r.layer, r.top_k))) for r in routers)

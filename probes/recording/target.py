@@ -38,23 +38,43 @@ def open_writer(
     """
     from store.writer import TraceWriter
 
-    earlier = _unfinished(out, resume, run.provenance["fingerprint"])
+    earlier = _unfinished(out, resume, run)
     if earlier is None:
         return TraceWriter.create(out, run, layers, kept=kept)
+    _same_baseline(out, earlier, run)
     if earlier["status"] == "complete":
         return None
     return TraceWriter.resume(out, int(earlier["run_id"]))
 
 
-def _unfinished(out: Path, resume: bool, fingerprint: str) -> dict[str, Any] | None:
+def check_baseline(out: Path, baseline: int | None) -> None:
+    """ProbeError when the run to compare with is not in `out`."""
+    if baseline is None:
+        return
+    if not out.exists():
+        raise ProbeError(f"--baseline {baseline}: {out} does not exist yet; record the baseline into it first")
+    from store.trace import open_trace
+
+    open_trace(out).run(baseline)
+
+
+def _same_baseline(out: Path, earlier: dict[str, Any], run: RunInfo) -> None:
+    begun = earlier["baseline_run_id"]
+    begun = None if begun is None or begun != begun else int(begun)  # a missing number is NaN in a frame
+    if run.baseline_run_id not in (None, begun):
+        had = "no baseline" if begun is None else f"run {begun} as its baseline"
+        raise ProbeError(f"{out}: run {earlier['run_id']} has {had}, not run {run.baseline_run_id}")
+
+
+def _unfinished(out: Path, resume: bool, run: RunInfo) -> dict[str, Any] | None:
     """The run to go on with, the same plan's if there are several; None to begin a new one."""
     if not out.exists():
         return None
     from store.trace import open_trace
 
     runs = open_trace(out).runs().to_dict("records")
-    same = [run for run in runs if _fingerprint(run) == fingerprint]
-    open_ = [run for run in runs if run["status"] != "complete"]
+    same = [known for known in runs if _fingerprint(known) == run.provenance["fingerprint"]]
+    open_ = [known for known in runs if known["status"] != "complete"]
     if not resume:
         if open_:
             raise ProbeError(
@@ -65,11 +85,24 @@ def _unfinished(out: Path, resume: bool, fingerprint: str) -> dict[str, Any] | N
     if same:
         return same[-1]
     if open_:
+        _same_interventions(out, open_[-1], run)
         raise ProbeError(
             f"{out}: the interrupted run {open_[-1]['run_id']} had other prompts, options or batches; "
             "repeat its command with --resume, or choose another --out"
         )
     return None
+
+
+def _same_interventions(out: Path, earlier: dict[str, Any], run: RunInfo) -> None:
+    from store.interventions import in_words
+
+    stored = earlier["intervention"]
+    begun, now = (in_words(json.loads(s) if isinstance(s, str) else s) for s in (stored, run.intervention))
+    if begun != now:
+        raise ProbeError(
+            f"{out}: the interrupted run {earlier['run_id']} was recorded {begun}, and this is to be {now}; "
+            "repeat its command with --resume, or choose another --out"
+        )
 
 
 def _fingerprint(run: dict[str, Any]) -> str | None:

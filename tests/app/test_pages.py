@@ -8,7 +8,9 @@ import pytest
 
 import app.pages
 from app.pages import SECTIONS, discover
-from store import database
+from probes.analysis import analyze
+from store import database, page_queries
+from store.trace import open_trace
 from tests.app.conftest import show, shown
 from tests.app.traces import Shape, batches, open_writer, recording_trace, write_trace
 
@@ -18,10 +20,15 @@ def charts_of(test):
     return {element.proto.id.split("-")[-1]: element.proto for element in test.get("plotly_chart")}
 
 
+def strips_of(test):
+    """What the token strips were given."""
+    return [json.loads(part.proto.json) for part in test.get("bidi_component") if "strip" in part.proto.component_name]
+
+
 def strip_of(test):
-    """What the token strip was given."""
-    (strip,) = [part for part in test.get("bidi_component") if "strip" in part.proto.component_name]
-    return json.loads(strip.proto.json)
+    """What the only token strip was given."""
+    (strip,) = strips_of(test)
+    return strip
 
 
 def chosen(test, name):
@@ -70,6 +77,13 @@ class TestOverview:
             i for i, body in enumerate(bodies) if "Who carries the load?" in body
         )
 
+    def test_each_finding_leads_to_the_page_that_shows_it(self, open_page, traces):
+        text = shown(open_page([traces["plain"]]))
+        for page in ("specialization", "uncertainty", "experts"):
+            assert f'href="./{page}' in text
+        assert "What a cache of experts would hit" in text  # what only single tokens tell
+        assert "./specialization?label_a=" in text
+
     def test_without_logits_it_says_what_is_needed(self, open_page, traces):
         test = open_page([traces["bare"]])
         assert not test.exception
@@ -105,7 +119,7 @@ class TestTokens:
         assert "norm" in text
         assert "chart_token_entropy" in charts_of(test)
 
-    @pytest.mark.parametrize("by", ["expert", "entropy", "margin", "weight"])
+    @pytest.mark.parametrize("by", ["expert", "entropy", "margin", "weight", "surprisal"])
     def test_colours(self, open_page, traces, by):
         test = open_page([traces["hostile"]], "tokens", by=by, layer=2)
         assert not test.exception
@@ -163,6 +177,45 @@ class TestTokens:
         assert "No sequence has" in shown(open_page([traces["plain"]], "tokens", search="no such words"))
         labelled = open_page([traces["plain"]], "tokens", label="code").selectbox(key="pick_sequence").options
         assert len(labelled) == 6
+
+    def test_the_logits_of_a_token_against_the_rest(self, open_page, traces):
+        test = open_page([traces["plain"]], "tokens", token=5, layer=3)
+        assert any(part.proto.id.endswith("chart_token-logits") for part in test.get("plotly_chart"))
+        assert "The last expert chosen" in shown(test)
+        bare = open_page([traces["bare"]], "tokens", token=5)
+        assert "The last expert chosen" not in shown(bare)
+
+    def test_two_layers_side_by_side(self, open_page, traces):
+        test = open_page([traces["plain"]], "tokens", layer=1, beside="layer:4", token=5)
+        assert not test.exception
+        strips = strips_of(test)
+        assert len(strips) == 2
+        assert [strip["selected"] for strip in strips] == [5, 5]
+        assert [token["color"] for token in strips[0]["tokens"]] != [token["color"] for token in strips[1]["tokens"]]
+        assert "layer 1" in shown(test)
+        assert "layer 4" in shown(test)
+
+    def test_two_runs_side_by_side(self, open_page, tmp_path):
+        path = write_trace(tmp_path / "two.duckdb", Shape(sequences=2))
+        write_trace(path, Shape(sequences=1))
+        test = open_page([path], "tokens", run=1, beside="run:2")
+        assert not test.exception
+        assert len(strips_of(test)) == 2
+        assert "60 of 60 tokens here have the same experts in both" in shown(test)
+        gone = open_page([path], "tokens", run=1, beside="run:2", sequence=1)
+        assert "Run 2 has no tokens of sequence 1" in shown(gone)
+        assert not gone.exception
+
+    def test_where_an_expert_fires(self, open_page, traces):
+        test = open_page([traces["plain"]], "tokens", layer=3, expert=7)
+        text = shown(test)
+        assert "Where does expert 7 of layer 3 fire?" in text
+        load = analyze(traces["plain"], "load", layers=[3]).set_index("expert")["count"]
+        trace = open_trace(traces["plain"])
+        every = trace.drawn(1)["sequence_id"].tolist()
+        found = page_queries.firing_sequences(trace, 1, 3, 7, None, every, 100)
+        assert found["n_fired"].sum() == load[7]
+        assert f"sequence={found['sequence_id'].iloc[0]}" in text
 
 
 class TestTheUrl:

@@ -167,3 +167,30 @@ def test_ctrl_c_ends_it_quietly(server, tmp_path):
     code, said = own.interrupt()
     assert code in (0, 130)
     assert said == ""
+
+
+def test_from_a_label_to_an_expert_to_a_token(page, server):
+    """The journey through the analysis pages: every page draws, and the links between them keep what was chosen."""
+    page.goto(f"{server.address}/specialization?layer=2")
+    page.wait_for_selector(".js-plotly-plot .heatmaplayer image")
+    page.locator(".rw-table .rw-expert a").first.click()
+    page.wait_for_selector(".rw-card-head")
+    assert choice(page, "layer") == "2"
+    expert = choice(page, "expert")
+    assert f"Layer 2 · expert {expert}" in page.inner_text(".rw-card-head")
+    page.locator(".rw-table td .rw-context").first.wait_for()
+    page.locator('.rw-table a[href*="sequence="]').first.click()
+    page.wait_for_selector(TOKEN)
+    assert (choice(page, "layer"), choice(page, "expert")) == ("2", expert)
+    wait_until(lambda: selected(page).count() == 1)
+    assert page.errors == []
+
+
+@pytest.mark.parametrize("name", ["uncertainty", "super_experts"])
+def test_a_page_draws_and_asks_no_one_else(page, server, name):
+    page.goto(f"{server.address}/{name}")
+    page.wait_for_selector(".rw-title")
+    page.wait_for_selector(".rw-note, .js-plotly-plot .main-svg")
+    strangers = [url for url in page.requests if not url.startswith((server.address, "data:", "blob:"))]
+    assert strangers == []
+    assert page.errors == []

@@ -12,7 +12,8 @@ def key(site: Site, options: Options, key: Any) -> Any:
     if options["tau"] == 0 or (options["spare_ends"] and site.layer in (site.layers[0], site.layers[-1])):
         return key
     uniform = site.random(*site.logits.shape, like=site.logits).clamp(min=1e-10)
-    return site.logits.float() + options["tau"] * -(-uniform.log()).log()
+    noisy = site.logits.float() + options["tau"] * -(-uniform.log()).log()
+    return noisy.where(key.isfinite(), key.float())  # who is banned or forced by what came before stays so
 
 
 INTERVENTION = Intervention(
@@ -28,5 +29,6 @@ INTERVENTION = Intervention(
     ),
     key=key,
     neutral={"tau": 0.0},
+    notes="Who is banned or forced by an intervention before it stays so.",
     example={"tau": 3.0, "spare_ends": False},
 )

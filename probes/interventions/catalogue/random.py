@@ -9,7 +9,8 @@ from probes.interventions.site import Site
 
 
 def key(site: Site, options: Options, key: Any) -> Any:
-    return site.random(*key.shape, like=key)
+    drawn = site.random(*key.shape, like=key)
+    return drawn.where(key.isfinite(), key.float())  # who is banned or forced by what came before stays so
 
 
 INTERVENTION = Intervention(
@@ -20,4 +21,5 @@ INTERVENTION = Intervention(
     source="control",
     shows="every expert equally often, within chance",
     key=key,
+    notes="Who is banned or forced by an intervention before it stays so.",
 )

@@ -31,6 +31,8 @@ def decode(
     use_cache: bool = True,
     tokenizer: Any = None,
     keep_scores: bool = False,
+    watch: Callable[[Any], Any] | None = None,
+    given: Any = None,
 ) -> Decoded:
     """Continue each prompt of `inputs` by `strategy` until it ends or has `max_new_tokens` more.
 
@@ -38,7 +40,10 @@ def decode(
     strategy   a name, "ensemble:n=4,tau=0.5", a dict, or a `Plan`
     stop       token ids, or sequences of them, that end a sequence, besides the model's own end tokens
     sample     draw from the distribution at `temperature`, seeded, instead of taking its highest
+    watch      called after each token with the new ids [B, N]; where the bools [B] it may return are true, it ends
     use_cache  False computes everything anew for each token: slow, to check against
+    given      ids [B, N] that are taken instead of choosing: a text is read as the strategy would have written it,
+               all N tokens of it; its log-probabilities and scores are those of these tokens
     Works inside `probes.steer`. UsageError for what does not fit; ProbeError for a model that is no decoder.
     """
     plan = parse_strategy(strategy)
@@ -46,6 +51,9 @@ def decode(
         raise UsageError("max_new_tokens must be at least 0 and temperature above 0")
     prompt, ends = read_prompt(model, inputs), end_ids(model, tuple(stop))
     draw = _sampler(temperature, seed) if sample else _highest
+    if given is not None:
+        taken = iter(torch.as_tensor(given).to(prompt.ids).unbind(1))
+        draw, ends, max_new_tokens = (lambda scores: next(taken)), (), torch.as_tensor(given).shape[1]
     started = time.perf_counter()
     with ExitStack() as stack:
         learner = stack.enter_context(_learning(model, plan, tokenizer))
@@ -54,6 +62,7 @@ def decode(
         for step in range(max_new_tokens):
             scores = run.scores(step, written)
             written.add(draw(scores), scores)
+            written.end(watch(written.ids) if watch is not None else None)
             if written.done:
                 break
     return written.result(run.forwards, run.rows, time.perf_counter() - started)

@@ -30,7 +30,7 @@ class Runner:
     def prefix(self, ids: torch.Tensor, mask: torch.Tensor) -> None:
         """Cache ids [B, S] once, for all copies."""
         self._pass(ids, mask)
-        self._cache.reorder_cache(torch.arange(len(ids), device=ids.device).repeat_interleave(self._copies))
+        self._select(torch.arange(len(ids), device=ids.device))
         self._seen = ids.shape[1]
 
     def run(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -40,7 +40,7 @@ class Runner:
         if self._use_cache:
             self._seen = ids.shape[1]
             if self._lends and self._copies > 1:
-                self._lend(len(ids), ids.device)
+                self._select(torch.arange(len(ids), device=ids.device) * self._copies)
         return logits.view(len(ids), self._copies, -1)
 
     def _pass(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -65,6 +65,14 @@ class Runner:
                 f"{type(self._model).__name__} gives no cache to decode with; use_cache=False does without"
             )
 
-    def _lend(self, batch: int, device: Any) -> None:
-        first = torch.arange(batch, device=device) * self._copies
-        self._cache.reorder_cache(first.repeat_interleave(self._copies))
+    def _select(self, rows: torch.Tensor) -> None:
+        """Go on with the cache of `rows`, each for all copies of a sequence."""
+        from transformers import DynamicCache
+
+        # MiniMax's cache reorders only the layers with attention, and what it has of its own fails on a mixed model.
+        if type(self._cache).batch_select_indices is not DynamicCache.batch_select_indices:
+            name = type(self._cache).__name__
+            raise ProbeError(
+                f"copies cannot share a {name}, which reorders only some layers; use_cache=False does without"
+            )
+        self._cache.reorder_cache(rows.repeat_interleave(self._copies))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from probes.interventions.decoding.base import Decoded
@@ -24,11 +26,20 @@ class Written:
         """Have all sequences ended?"""
         return bool(self._stopped.all())
 
+    @property
+    def ids(self) -> torch.Tensor:
+        """The new tokens [B, N]."""
+        return torch.stack(self._ids, 1) if self._ids else self._prompt.ids[:, :0]
+
+    def end(self, sequences: Any) -> None:
+        """End the sequences for which the bools [B] are true."""
+        if sequences is not None:
+            self._stopped = self._stopped | torch.as_tensor(sequences, dtype=torch.bool, device=self._stopped.device)
+
     def whole(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and mask [B, S + N] of prompt and new tokens; what follows an end is padding."""
         new = torch.arange(len(self._ids), device=self._lengths.device) < self._lengths[:, None]
-        ids = torch.stack(self._ids, 1) if self._ids else self._prompt.ids[:, :0]
-        return torch.cat([self._prompt.ids, ids], 1), torch.cat([self._prompt.mask, new.long()], 1)
+        return torch.cat([self._prompt.ids, self.ids], 1), torch.cat([self._prompt.mask, new.long()], 1)
 
     def add(self, tokens: torch.Tensor, scores: torch.Tensor) -> None:
         """The next token [B] of each sequence, drawn from scores [B, V]; an ended sequence takes none."""
@@ -50,10 +61,9 @@ class Written:
 
     def result(self, forwards: int, rows: int, seconds: float) -> Decoded:
         """Everything, as `decode` returns it."""
-        empty = self._prompt.ids[:, :0]
         return Decoded(
-            ids=torch.stack(self._ids, 1) if self._ids else empty,
-            logprobs=torch.stack(self._logprobs, 1) if self._logprobs else empty.float(),
+            ids=self.ids,
+            logprobs=torch.stack(self._logprobs, 1) if self._logprobs else self._prompt.ids[:, :0].float(),
             lengths=self._lengths,
             stopped=self._stopped,
             forwards=forwards,

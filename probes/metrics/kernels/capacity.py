@@ -22,9 +22,12 @@ def reroute(ids: np.ndarray, logits: np.ndarray, group: np.ndarray, limit: np.nd
             continue
         used[:] = False
         for r in range(k):
-            used[ids[t, r]] = True
+            if ids[t, r] >= 0:
+                used[ids[t, r]] = True
         for r in range(k):
             e = ids[t, r]
+            if e < 0:  # a slot that an intervention dropped
+                continue
             if placed[g, e] >= limit[g]:
                 e = -1
                 for x in range(experts):

@@ -88,7 +88,8 @@ def _one_sequence(
         out[e if per_expert else 0, active[e]] += n - m + 1 - since[e]
 
 
-@numba.njit(cache=True, nogil=True)
+# Without `error_model` every division would look for a zero first; there is none.
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def best_f1(histograms: np.ndarray, value: np.ndarray, threshold: np.ndarray) -> None:
     """For each histogram [N, m + 1] over f: the highest 2·TP(j) / max(P(j) + A, 1) over j, and the lowest j with it.
 
@@ -111,7 +112,7 @@ def best_f1(histograms: np.ndarray, value: np.ndarray, threshold: np.ndarray) ->
         threshold[row] = at
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def best_f1_of_cells(
     cells: np.ndarray,
     f: np.ndarray,
@@ -140,13 +141,16 @@ def best_f1_of_cells(
                 activations += f[c] * v
                 windows += v
                 pooled[0, f[c]] += v
-            best, true, predicted = -1.0, 0.0, 0.0
+            # Where there are no activations nothing is ever true, whatever it is divided by.
+            best, true, kept, least = 0.0, 0.0, 0.0, max(activations, 1.0)
             for c in range(bounds[row + 1] - 1, bounds[row] - 1, -1):
                 v = float(cells[r, c])
                 true += f[c] * v
-                predicted += m * v
-                best = max(best, 2.0 * true / max(predicted + activations, 1.0))
-            by_expert[r, row] = best if windows > 0 else np.nan
+                kept += v
+                f1 = true / (m * kept + least)
+                if f1 > best:
+                    best = f1
+            by_expert[r, row] = 2.0 * best if windows > 0 else np.nan
             if (row + 1) % experts == 0:
                 best_f1(pooled, value, threshold)
                 by_layer[r, row // experts] = value[0]

@@ -168,3 +168,20 @@ def test_wrong_words(trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["analyze", "overview", str(trace), "--run", "9"]) == 1
     assert "no run 9" in capsys.readouterr().err
     assert main(["analyze", "overview", str(trace), "--resamples", "-1"]) == 2
+
+
+def test_some_sequences_tell_the_noise_and_sums_the_values(trace: Path) -> None:
+    opened = open_trace(trace)
+    part = {f.title: f for f in overview(opened, resamples=200, sequences=list(range(12)))}
+    whole = {f.title: f for f in overview(opened, resamples=200)}
+    exact = {f.title: f for f in findings(opened)}
+    assert len(part) == len(whole)
+    for title in ("Labels that differ most", "The busiest expert", "Certainty by layer", "Experts that go together"):
+        assert part[title].value == pytest.approx(exact[title].value)
+        assert part[title].n_tokens == exact[title].n_tokens
+        narrow, wide = (f.ci_high - f.ci_low for f in (whole[title], part[title]))
+        assert 0.3 < wide / narrow < 3
+    lru = part["What a cache of experts would hit"]
+    assert lru.n_tokens == 12 * LENGTH
+    unsure = part["The most uncertain tokens"]
+    assert unsure.n_tokens == 12 * LENGTH

@@ -500,6 +500,24 @@ def capacity(case: Case, gamma: float, reroute: bool) -> Rows:
     return rows
 
 
+def capacity_lost(case: Case, gamma: float, drop: str) -> Rows:
+    rows = {}
+    for i, layer in layers(case):
+        at = tokens(case, i)
+        limit = math.ceil(gamma * case["experts"].shape[2] * len(at) / case["num_experts"])
+        each: dict[int, list[float]] = defaultdict(list)
+        for t in at:
+            for e, w in zip(case["experts"][t, i].tolist(), case["weights"][t, i].astype(np.float32), strict=True):
+                each[e].append(float(w))
+        lost = 0.0
+        for own in each.values():
+            over = max(len(own) - limit, 0)
+            ordered = sorted(own) if drop == "score" else own
+            lost += sum(ordered[len(own) - over :] if drop == "last" else ordered[:over])
+        rows[layer, gamma] = {"dropped_weight_share": ratio(lost, sum(sum(own) for own in each.values()))}
+    return rows
+
+
 def router_saturation(case: Case) -> Rows:
     rows = {}
     k = case["experts"].shape[2]

@@ -94,6 +94,7 @@ VARIANTS += [
     ("domain_specialization", {"summary": True}),
     ("risk_difference", {"equal_tokens": True}),
     ("capacity", {"mode": "reroute", "gamma": (0.5, 1.0)}),
+    ("capacity", {"drop": "score", "gamma": 0.5, "by": "label"}),
     ("coactivation", {"adjacent_rank": True}),
     ("sch", {"definition": "window"}),
     ("srp", {"ci": True, "resamples": 20, "by": "label"}),

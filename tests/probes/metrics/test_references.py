@@ -32,6 +32,13 @@ agrees("top_p_experts", "layer p", ref.top_p_experts, p=(0.3, 0.9))
 agrees("unchosen_mass", "layer", ref.unchosen_mass)
 agrees("npmi", "layer expert target", ref.npmi)
 agrees("npmi token", "layer expert target", ref.npmi_token, target="token")
+agrees(
+    "npmi frequent token",
+    "layer expert target",
+    lambda case: {key: row for key, row in ref.npmi_token(case).items() if row["n_x"] >= 3},
+    target="token",
+    min_count=3,
+)
 agrees("domain_specialization", "layer expert label", ref.domain_specialization)
 agrees("domain_specialization summary", "layer expert", ref.domain_specialization_summary, summary=True)
 for kind in ("input", "predicted", "next"):
@@ -125,6 +132,16 @@ agrees("router_saturation", "layer", ref.router_saturation)
 agrees("batch_invariance", "sequence_id layer position", ref.batch_invariance)
 agrees("capacity", "layer gamma", lambda case: ref.capacity(case, 1.25, False), gamma=1.25)
 agrees("capacity reroute", "layer gamma", lambda case: ref.capacity(case, 1.0, True), gamma=1.0, mode="reroute")
+
+
+for drop in ("score", "first", "last"):
+    agrees(
+        f"capacity drop {drop}",
+        "layer gamma",
+        lambda case, drop=drop: ref.capacity_lost(case, 0.5, drop),
+        gamma=0.5,
+        drop=drop,
+    )
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -13,7 +13,7 @@ from probes.interventions.spec import Scope, Spec
 def specs(options: Options, batch: int) -> tuple[Spec, ...]:
     """Odd rows are the weak pass: throughout, so its cache is its own."""
     weak = tuple(range(1, 2 * batch, 2))
-    return (Spec("rank", {"rank": options["rank"]}, Scope(sequences=weak)),)
+    return (Spec("rank", {"rank": options["rank"]}, Scope(layers=options["layers"] or None, sequences=weak)),)
 
 
 def combine(options: Options, z: Any) -> Any:
@@ -38,6 +38,7 @@ STRATEGY = Strategy(
             "alpha", finite, 0.1, "α, the least share of the highest probability a token must have", low=1e-6, high=1
         ),
         Option("rank", int, (2,), "which experts the weak pass takes, 1 is the best", low=1, repeatable=True),
+        Option("layers", int, (), "the layers in which it does; all unless named", low=0, repeatable=True),
     ),
     copies=lambda options: 2,
     specs=specs,

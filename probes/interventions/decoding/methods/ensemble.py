@@ -14,7 +14,8 @@ def specs(options: Options, batch: int) -> tuple[Spec, ...]:
     n = options["n"]
     rows = tuple(row for row in range(batch * n) if row % n)
     noise = {"tau": options["tau"], "spare_ends": options["spare_ends"]}
-    return (Spec("noise", noise, Scope(sequences=rows, last=1, seed=options["seed"])),)
+    scope = Scope(layers=options["layers"] or None, sequences=rows, last=1, seed=options["seed"])
+    return (Spec("noise", noise, scope),)
 
 
 def combine(options: Options, z: Any) -> Any:
@@ -33,7 +34,8 @@ STRATEGY = Strategy(
     options=(
         Option("n", int, 4, "copies of each sequence, the clean one included", low=1, high=256),
         Option("tau", finite, 0.3, "τ, how strong the noise is", low=0.0),
-        Option("spare_ends", flag, True, "no noise in the first and the last MoE layer"),
+        Option("spare_ends", flag, True, "no noise in the first and the last of these layers"),
+        Option("layers", int, (), "the layers with noise; all unless named", low=0, repeatable=True),
         Option("seed", int, 0, "seed of the noise", low=0),
     ),
     copies=lambda options: int(options["n"]),

@@ -1,0 +1,257 @@
+"""Steering: change the routing of a running model, see what it writes and what it thinks, next to a random control."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from app import charts, live, side_view, spec_form, state, steering_eval, ui, words
+from app.formats import number, percent, plural
+from app.pages import Here, Page
+from probes.errors import ProbeError, UsageError
+from probes.interventions import Spec, intervention
+
+PAGE = Page(name="steering", title="Steering", icon=":material/alt_route:", section="Change", order=1)
+MEMORY = "_steering"
+CONTROLS = 3  # random controls of the same size, beside what was asked for
+DRAW_SECONDS = 0.08  # between two updates of the text that is being written
+LONGEST_PROMPT = 20_000
+
+
+def render(here: Here) -> None:
+    ui.heading(
+        f"{here.trace.name}  ·  run {here.run_id}  ·  {here.run['name']}",
+        "Steering",
+        "Change which experts a model uses while it runs, and see what that does: the text it writes, what it thinks "
+        "of the same text, and how much of that any random change of the same size would do.",
+    )
+    path = live.model_of(here)
+    if path is None:
+        ui.note(
+            f"The model of this run, {here.run['model']}, is not a folder on this machine. Start the dashboard with "
+            f"the place where it is: probe app {here.trace.name} --model FOLDER"
+        )
+        return
+    memory = _memory()
+    _adopt(memory)
+    left, right = st.columns([0.5, 0.5], gap="large")
+    with left:
+        prompt, new_tokens = _prompt(here)
+    with right:
+        _interventions(here, memory)
+    _run(path, prompt, new_tokens, memory)
+    if memory["result"] is not None:
+        _result(path, memory)
+    steering_eval.section(path, memory["specs"])
+
+
+def _memory() -> dict[str, Any]:
+    """What this visitor asked for and got: kept in the session, seen by no one else."""
+    fresh: dict[str, Any] = {"specs": [], "address": None, "problem": "", "result": None, "controls": [], "asked": None}
+    return st.session_state.setdefault(MEMORY, fresh)
+
+
+def _adopt(memory: dict[str, Any]) -> None:
+    """A new list in the address (a link from another page) takes the place of the one at hand."""
+    address = st.query_params.get("spec", "")
+    if address != memory["address"]:
+        memory["address"] = address
+        if address or not memory["specs"]:
+            memory["specs"], memory["problem"] = spec_form.read({"spec": address})
+
+
+def _keep(memory: dict[str, Any], specs: list[Spec]) -> None:
+    memory["specs"], memory["problem"] = specs, ""
+    memory["address"] = spec_form.written(specs)
+    if memory["address"]:
+        st.query_params["spec"] = memory["address"]
+    elif "spec" in st.query_params:
+        del st.query_params["spec"]
+
+
+def _prompt(here: Here) -> tuple[str, int]:
+    ui.section("What is it to read?")
+    given = side_view.start_of(here, state.read_int("sequence"))
+    key = f"steering_prompt_{state.read_int('sequence')}"
+    prompt = st.text_area("Prompt", given, height=130, max_chars=LONGEST_PROMPT, key=key)
+    new_tokens = st.number_input("New tokens at most", 1, 512, 40, key="steering_new", width=220)
+    return prompt, int(new_tokens)
+
+
+def _interventions(here: Here, memory: dict[str, Any]) -> None:
+    ui.section("What is to be changed?")
+    if memory["problem"]:
+        ui.problem(f"The link names an intervention that cannot be read: {memory['problem']}")
+    for place, spec in enumerate(memory["specs"]):
+        _row(memory, place, spec)
+    if not memory["specs"]:
+        ui.note("Nothing yet: the model would run as it is. Add an intervention below, or come from an expert's card.")
+    with st.popover("Add an intervention", icon=":material/add:"):
+        added = spec_form.form(len(here.layers))
+    if isinstance(added, UsageError):
+        ui.problem(str(added))
+    elif added is not None:
+        _keep(memory, [*memory["specs"], added])
+        st.rerun()
+
+
+def _row(memory: dict[str, Any], place: int, spec: Spec) -> None:
+    text, up, gone = st.columns([0.76, 0.12, 0.12], vertical_alignment="center")
+    with text:
+        declared = intervention(spec.name)
+        ui.html(
+            f'<div class="rw-spec"><b>{escape(declared.title)}</b> <code>{escape(str(spec)[:200])}</code>'
+            f"<small>{escape(declared.does)}</small></div>"
+        )
+    specs = memory["specs"]
+    with up:
+        earlier = [*specs[: place - 1], spec, specs[place - 1], *specs[place + 1 :]] if place else specs
+        st.button(
+            "Earlier", key=f"spec_up_{place}", icon=":material/arrow_upward:", disabled=place == 0,
+            on_click=_keep, args=(memory, earlier), help="Interventions of one kind act in this order.",
+        )  # fmt: skip
+    with gone:
+        rest = [*specs[:place], *specs[place + 1 :]]
+        st.button("Remove", key=f"spec_gone_{place}", icon=":material/close:", on_click=_keep, args=(memory, rest))
+
+
+def _run(path: str, prompt: str, new_tokens: int, memory: dict[str, Any]) -> None:
+    asked = (path, prompt, new_tokens, tuple(map(str, memory["specs"])))
+    with st.container(horizontal=True, vertical_alignment="center"):
+        wanted = st.button(
+            "Run", type="primary", icon=":material/play_arrow:", disabled=not memory["specs"] or not prompt.strip()
+        )
+        ui.quiet(_model_state(path))
+    if not wanted:
+        if memory["result"] is not None and memory["asked"] != asked:
+            ui.quiet("What is below belongs to the last run; something above has changed since.")
+        return
+    places = side_view.places()
+    try:
+        memory["result"], memory["controls"] = _both(path, prompt, new_tokens, memory["specs"], places)
+        memory["asked"] = asked
+    except ProbeError as error:
+        memory["result"] = None
+        places.clear()
+        ui.problem(str(error))
+        return
+    places.clear()
+
+
+def _model_state(path: str) -> str:
+    loaded, used, waiting = live.models().state(path)
+    queue = f"; {plural(waiting, 'other')} waiting" if waiting else ""
+    busy = "in use by someone else" + queue if used else "in memory" if loaded else "loaded on the first run"
+    return f"{Path(path).name}: {busy}"
+
+
+def _both(path: str, prompt: str, new_tokens: int, specs: list[Spec], places: Any) -> tuple[Any, list[Any]]:
+    """The comparison, and the same with random experts (or random choice) in the place of what was asked."""
+    from probes.evaluation.arms import Arm, check_arms, controls
+    from probes.generation import Decoding
+    from probes.side_by_side import side_by_side
+
+    drawn = 0.0
+
+    def show(side: str, text: str) -> None:
+        nonlocal drawn
+        if time.monotonic() - drawn > DRAW_SECONDS:
+            places.show(side, text)
+            drawn = time.monotonic()
+
+    with live.models().use(path, lambda ahead: places.wait(ahead)) as (model, tokenizer):
+        places.start()
+        decoding = Decoding(new_tokens)
+        found = side_by_side(model, tokenizer, prompt, specs, decoding=decoding, on_step=show)
+        routers = check_arms([], model, tokenizer)
+        arms = controls(Arm("asked", tuple(specs)), routers, CONTROLS)
+        beside = []
+        for number_, arm in enumerate(arms, 1):
+            places.say(f"random control {number_} of {len(arms)}")
+            beside.append(side_by_side(model, tokenizer, prompt, arm.specs, decoding=decoding))
+    return found, beside
+
+
+def _result(path: str, memory: dict[str, Any]) -> None:
+    found, controls = memory["result"], memory["controls"]
+    ui.section("What does it write?", side_view.says(found))
+    ui.html(side_view.texts(found))
+    _numbers(found, controls)
+    tokens = side_view.token_table(found)
+    ui.section(
+        "What does it think of the same text?",
+        "Both runs read the prompt and the baseline's text token by token; KL is how far their opinions of the next "
+        "token are apart.",
+    )
+    ui.chart_block(
+        charts.kl_bars(tokens, ui.theme()),
+        name="steering-kl",
+        alt=f"KL divergence from the baseline per token. {words.largest(tokens, 'kl')}",
+        meanings=[
+            ("KL", "Σ p ln(p / q) in nats over the vocabulary, p of the baseline, q of the steered model."),
+            ("0", "the same opinion of the next token."),
+        ],
+        rows=tokens,
+    )
+    layers = side_view.layer_table(found, controls)
+    ui.section("Who was chosen instead?", side_view.rerouted(found, controls))
+    ui.chart_block(
+        charts.changed_bars(layers, ui.theme()),
+        name="steering-layers",
+        alt=f"Share of tokens with another set of experts, per layer. {side_view.rerouted(found, controls)}",
+        meanings=[
+            ("Rerouted", "the set of chosen experts differs between the two runs, for the same token and layer."),
+            ("Random control", f"the mean of {len(controls)} runs with as many random experts in the same layers."),
+        ],
+        rows=layers,
+    )
+    experts = pd.DataFrame(
+        [{"layer": e.layer, "expert": e.expert, "baseline": e.baseline, "steered": e.steered, "change": e.change}
+         for e in found.experts]
+    )  # fmt: skip
+    if not experts.empty:
+        with st.expander(f"Experts chosen more or less often ({len(experts)})"):
+            st.dataframe(experts, hide_index=True, height=min(380, 38 * (len(experts) + 1)))
+    _take_away(path, memory)
+
+
+def _numbers(found: Any, controls: list[Any]) -> None:
+    def beside(value: Any) -> str:
+        known = [v for v in map(value, controls) if v is not None]
+        return f"random control {number(sum(known) / len(known))} (n = {len(known)})" if known else "no control"
+
+    written = [t for t in found.tokens if t.generated]
+    ui.tiles(
+        [
+            ("Tokens rerouted", percent(found.changed_share), beside(lambda c: c.changed_share)),
+            ("KL, answer", number(found.mean_kl(True)), f"nats per token; {beside(lambda c: c.mean_kl(True))}"),
+            ("KL, prompt", number(found.mean_kl(False)), f"nats per token; {beside(lambda c: c.mean_kl(False))}"),
+            ("ln p of the answer", number(found.logprob_change(True)), f"change over {plural(len(written), 'token')}"),
+            ("Length", f"{found.baseline.length} → {found.steered.length}", "tokens written"),
+            ("Parts that differ", str(len(found.differences)), "between the two texts"),
+        ]
+    )
+
+
+def _take_away(path: str, memory: dict[str, Any]) -> None:
+    _, prompt, new_tokens, _ = memory["asked"]
+    specs = memory["result"].interventions
+    with st.expander("Take it away: the spec, the command, both runs"):
+        import json
+
+        st.caption("The interventions, as a file for `--intervention`:")
+        st.code(json.dumps(specs, indent=1), language="json")
+        inline = [f"--intervention {shlex.quote(str(spec))}" for spec in memory["specs"]]
+        command = f"probe steer {shlex.quote(path)} --prompt {shlex.quote(prompt)} {' '.join(inline)}"
+        st.caption("The same on the command line; with --out TRACE it keeps both runs in a trace:")
+        st.code(f"{command} --max-new-tokens {new_tokens}", language="bash", wrap_lines=True)
+        st.download_button(
+            "Everything as JSON", lambda: json.dumps(memory["result"].as_dict(), indent=1).encode(), "steering.json",
+            "application/json", icon=":material/download:", on_click="ignore",
+        )  # fmt: skip

@@ -1,0 +1,64 @@
+"""`probe steer`: what a model writes with and without interventions, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+SUMMARY = "generate with and without interventions, side by side: texts, probabilities, experts"
+EXAMPLE = 'probe steer sample_data/model --prompt "47+35=" --intervention ban:layer=3,expert=14 --max-new-tokens 30'
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    from probes.cli import options
+
+    parser.add_argument("model", metavar="MODEL", help="folder or hub name of a transformers model")
+    parser.add_argument("--prompt", required=True, metavar="TEXT", help="what to go on from")
+    parser.add_argument("--chat", action="store_true", help="give the prompt through the model's chat template")
+    options.interventions(parser, "may be repeated: they act together, in this order", required=True)
+    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="longest text (default 64)")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help=r"text that ends it, as in '\n'")
+    parser.add_argument("--out", metavar="TRACE", help="write both runs into this trace, the steered one with its spec")
+    options.loading(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON, with every token")
+
+
+def run(args: argparse.Namespace) -> int:
+    from probes.cli import options
+    from probes.generation import Decoding
+    from probes.model import load_model
+    from probes.prompts import Prompt
+    from probes.side_by_side import side_by_side
+    from probes.side_by_side_text import render
+
+    decoding = Decoding(args.max_new_tokens, options.texts(args.stop)).checked()
+    specs = options.parsed(args)
+    messages = [{"role": "user", "content": args.prompt}] if args.chat else None
+    prompt = Prompt("--prompt", "prompt", text=None if messages else args.prompt, messages=messages)
+    model, tokenizer = load_model(args.model, **options.load_settings(args))
+    told = _Told()
+    found = side_by_side(model, tokenizer, prompt, specs, decoding=decoding, trace=args.out, on_step=told)
+    told.close()
+    print(json.dumps(found.as_dict(), ensure_ascii=False, allow_nan=False) if args.json else render(found))
+    return 0
+
+
+class _Told:
+    """How far the texts are, on a terminal; silence in a pipe."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __call__(self, which: str, text: str) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None:
+            self._bar = tqdm(unit=" tokens", disable=None, file=sys.stderr)
+        self._bar.set_description(which, refresh=False)
+        self._bar.update()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
