@@ -151,15 +151,6 @@ def rank(plain, steered):
     close(steered["weights"][:, 0], np.take_along_axis(scores(plain, 0), order, 1))
 
 
-def added(plain, steered):
-    close(steered["logits"][:, 0], plain["logits"][:, 0] + VECTOR)
-
-
-def replaced(plain, steered):
-    close(steered["logits"], np.broadcast_to(VECTOR, steered["logits"].shape))
-    assert (steered["experts"] == [15, 14]).all()
-
-
 def same_choice(plain, steered):
     close(dense(steered, 0), dense(plain, 0))
 
@@ -316,10 +307,6 @@ class Case:
 NAMED = "expert=3+9"
 MEANS = {str(layer): {"3": MEAN} for layer in range(4)}
 CASES = {
-    "logit_vectors": Case({"name": "logit_vectors", "vectors": dict.fromkeys(range(4), VECTOR)}, added),
-    "logit_vectors replace": Case(
-        {"name": "logit_vectors", "mode": "replace", "vectors": dict.fromkeys(range(4), VECTOR)}, replaced
-    ),
     "rank": Case("rank:rank=2+4", rank),
     "ban": Case(f"ban:{NAMED}", ban),
     "mask": Case(f"mask:{NAMED}", mask),

@@ -39,7 +39,6 @@ def values(option):
             min_size=1,
             max_size=2,
         ),
-        "vectors": st.dictionaries(st.integers(0, 9), st.lists(st.floats(-9, 9), max_size=3), min_size=1, max_size=2),
         "int": st.integers(int(low), int(high)),
     }
     return special.get(option.kind, numbers)
