@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import charts, live, side_view, spec_form, state, steering_eval, ui, words
+from app import charts, live, options, side_view, spec_form, state, steering_eval, ui, words
 from app.formats import number, percent, plural
 from app.pages import Here, Page
 from probes.errors import ProbeError, UsageError
@@ -31,12 +31,8 @@ def render(here: Here) -> None:
         "Change which experts a model uses while it runs, and see what that does: the text it writes, what it thinks "
         "of the same text, and how much of that any random change of the same size would do.",
     )
-    path = live.model_of(here)
+    path = _model(here)
     if path is None:
-        ui.note(
-            f"The model of this run, {here.run['model']}, is not a folder on this machine. Start the dashboard with "
-            f"the place where it is: probe app {here.trace.name} --model FOLDER"
-        )
         return
     memory = _memory()
     _adopt(memory)
@@ -49,6 +45,24 @@ def render(here: Here) -> None:
     if memory["result"] is not None:
         _result(path, memory)
     steering_eval.section(path, memory["specs"])
+
+
+def _model(here: Here) -> str | None:
+    """The model to steer; where there is none, the page says what to do."""
+    if not options.given().may_steer:
+        ui.note(
+            "Steering is switched off here, because others can reach this dashboard. "
+            "Whoever starts it can allow it: probe app … --model FOLDER"
+        )
+        return None
+    known = live.models_of(here)
+    if not known:
+        ui.note(
+            f"The model of this run, {here.run['model']}, is not a folder on this machine. Start the dashboard with "
+            f"the place where it is: probe app {here.trace.name} --model FOLDER"
+        )
+        return None
+    return known[0] if len(known) == 1 else state.pick("Model", "model", known, shown=lambda path: Path(path).name)
 
 
 def _memory() -> dict[str, Any]:
@@ -124,9 +138,7 @@ def _row(memory: dict[str, Any], place: int, spec: Spec) -> None:
 def _run(path: str, prompt: str, new_tokens: int, memory: dict[str, Any]) -> None:
     asked = (path, prompt, new_tokens, tuple(map(str, memory["specs"])))
     with st.container(horizontal=True, vertical_alignment="center"):
-        wanted = st.button(
-            "Run", type="primary", icon=":material/play_arrow:", disabled=not memory["specs"] or not prompt.strip()
-        )
+        wanted = st.button("Run", type="primary", icon=":material/play_arrow:", disabled=not memory["specs"])
         ui.quiet(_model_state(path))
     if not wanted:
         if memory["result"] is not None and memory["asked"] != asked:
