@@ -235,14 +235,14 @@ def _result(path: str, memory: dict[str, Any]) -> None:
 
 
 def _numbers(found: Any, controls: list[Any]) -> None:
-    def beside(value: Any) -> str:
+    def beside(value: Any, shown: Any = number) -> str:
         known = [v for v in map(value, controls) if v is not None]
-        return f"random control {number(sum(known) / len(known))} (n = {len(known)})" if known else "no control"
+        return f"random control {shown(sum(known) / len(known))} (n = {len(known)})" if known else "no control"
 
     written = [t for t in found.tokens if t.generated]
     ui.tiles(
         [
-            ("Tokens rerouted", percent(found.changed_share), beside(lambda c: c.changed_share)),
+            ("Tokens rerouted", percent(found.changed_share), beside(lambda c: c.changed_share, percent)),
             ("KL, answer", number(found.mean_kl(True)), f"nats per token; {beside(lambda c: c.mean_kl(True))}"),
             ("KL, prompt", number(found.mean_kl(False)), f"nats per token; {beside(lambda c: c.mean_kl(False))}"),
             ("ln p of the answer", number(found.logprob_change(True)), f"change over {plural(len(written), 'token')}"),
