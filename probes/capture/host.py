@@ -91,11 +91,11 @@ def _blank(dtype: Any) -> Any:
 
 
 def _empty_slots(arrays: dict[str, np.ndarray]) -> None:
-    """A slot without an expert has no weight and no output."""
+    """A slot without an expert has weight 0 and no output."""
     experts = arrays.get("experts")
     if experts is None or not (experts < 0).any():
         return
-    for name in PER_SLOT:
+    for name in PER_SLOT[1:]:
         if name in arrays:
             arrays[name][experts < 0] = np.nan
 

@@ -37,6 +37,16 @@ def members(value: Any) -> dict[str, dict[str, dict[str, float]]]:
     return _table(value, "members", _shares)
 
 
+def vectors(value: Any) -> Any:
+    """{layer: [a number per expert]}, in the same forms; from Python, a function (site, z [T, E]) -> z as well."""
+    if callable(value):
+        return value
+    loaded = _loaded(value, "vectors")
+    if not isinstance(loaded, Mapping):
+        raise UsageError("vectors are a table {layer: [a number per expert]}")
+    return {_index(layer, "vectors"): _numbers(row, f"vectors of {layer}") for layer, row in loaded.items()}
+
+
 def _table(value: Any, what: str, read: Any) -> dict[str, dict[str, Any]]:
     loaded = _loaded(value, what)
     if not isinstance(loaded, Mapping) or not all(isinstance(row, Mapping) for row in loaded.values()):

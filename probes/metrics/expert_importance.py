@@ -227,6 +227,7 @@ METRIC = Metric(
     table=table,
     estimate=estimate,
     aggregates=aggregates,
+    sums=("sum_weight", "sum_norm", "n_norm", "sum_weight_norm", "max_abs_output"),
     value="importance",
     laws=("expert_permutation", "token_order", "sequence_order", "range", "additivity", "missing"),
 )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from store.batch import Batch, LayerRows
 
 PER_SLOT = ("weights", "output_norm", "output_absmax")
-DROPPED = "an intervention dropped all its experts"
+DROPPED = "all its experts were dropped"
 # Column of the trace, and what the capture calls it.
 HIDDEN = {"similarity": "similarity", "hidden_absmax": "absmax", "hidden_absmedian": "absmedian"}
 SHARED = {"shared_absmax": "absmax", "shared_input_absmax": "input_absmax"}
@@ -152,7 +152,7 @@ def _widened(part: Routing, slots: int) -> Routing:
 
 
 def _reasons(experts: np.ndarray, layout: Layout) -> Any:
-    """Why rows have no routing: never fed, or nothing left of it under an intervention."""
+    """Why rows have no routing: never fed, or nothing left of it (a full expert, or an intervention)."""
     unfed = layout.source < 0
     if not ((experts < 0).all(axis=1) & ~unfed).any():
         return NEVER_FED if unfed.any() else None

@@ -140,5 +140,5 @@ def learn_vectors(
     learner = Rewire(model, options, shared=True)
     with steer(model, [learner.spec()]):
         learner.learn(prompt.ids, prompt.mask)
-    table = {layer: vector[0].tolist() for layer, vector in learner.vectors.items()}
-    return Spec("logit_vectors", {"vectors": table, "mode": "add"}, Scope(layers=tuple(table)))
+    table = {str(layer): vector[0].tolist() for layer, vector in learner.vectors.items()}
+    return Spec("logit_vectors", {"vectors": table, "mode": "add"}, Scope(layers=tuple(learner.vectors)))

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from typing import Any
 
 from probes.errors import UsageError
-from probes.interventions.base import Intervention, Option, Options, finite
+from probes.interventions.base import Intervention, Option, Options
 from probes.interventions.site import Site
-
-
-def vectors(value: Any) -> Any:
-    """{layer: [a number per expert]}, also as JSON; from Python, a function (site, z [T, E]) -> z as well."""
-    if callable(value):
-        return value
-    table = json.loads(value) if isinstance(value, str) else value
-    if not isinstance(table, Mapping):
-        raise ValueError("no table of layers")
-    return {int(layer): [finite(number) for number in vector] for layer, vector in table.items()}
+from probes.interventions.values import vectors
 
 
 def logits(site: Site, options: Options, z: Any) -> Any:
     if callable(options["vectors"]):
         return options["vectors"](site, z)
-    vector = site.kept("vectors", z, lambda: z.new_tensor(options["vectors"][site.layer]))
+    vector = site.kept("vectors", z, lambda: z.new_tensor(options["vectors"][str(site.layer)]))
     return z + vector if options["mode"] == "add" else vector.expand_as(z)
 
 
@@ -34,7 +23,7 @@ def check(options: Options, top_k: int, num_experts: int) -> None:
         raise UsageError('which vectors? As in {"name": "logit_vectors", "vectors": {"3": [0.5, -1, ...]}, "layer": 3}')
     if callable(table):
         return
-    vector = table.get(options["layer"])
+    vector = table.get(str(options["layer"]))
     if vector is None:
         raise UsageError("there is no vector for it; say layers= to act on some layers only")
     if len(vector) != num_experts:

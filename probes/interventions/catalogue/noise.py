@@ -29,6 +29,6 @@ INTERVENTION = Intervention(
     ),
     key=key,
     neutral={"tau": 0.0},
-    notes="Who is banned or forced by an intervention before it stays so.",
+    notes="Who was banned or forced before stays so; a choice drawn by `random` before is replaced.",
     example={"tau": 3.0, "spare_ends": False},
 )

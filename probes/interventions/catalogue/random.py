@@ -21,5 +21,5 @@ INTERVENTION = Intervention(
     source="control",
     shows="every expert equally often, within chance",
     key=key,
-    notes="Who is banned or forced by an intervention before it stays so.",
+    notes="Who was banned or forced before stays so.",
 )

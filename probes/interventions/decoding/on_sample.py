@@ -22,16 +22,17 @@ class Condition:
 
     task: str
     title: str
-    interventions: tuple[str, ...] = ()
+    interventions: tuple[Any, ...] = ()
     keep: Callable[[Prompt], bool] = lambda prompt: True
 
+
+# Every other expert is pushed away: a shift of the routers that vectors over the logits could undo.
+SHIFT = {"name": "logit_vectors", "vectors": dict.fromkeys("0123", [1.1, -1.1] * 8)}
 
 CONDITIONS: Mapping[str, Condition] = {
     "sums": Condition("sums", "held-out sums"),
     "soft": Condition("sums", "held-out sums, router temperature 3", ("temperature:tau=3",)),
-    "random": Condition(
-        "sums", "held-out sums, random experts for 20 % of tokens in layer 1", ("random:layer=1,probability=0.2",)
-    ),
+    "shift": Condition("sums", "held-out sums, router logits shifted", (SHIFT,)),
     "rivals": Condition("context_text", "context with rival claims", keep=lambda prompt: prompt.metadata["rivals"] > 0),
 }
 STRATEGIES = (

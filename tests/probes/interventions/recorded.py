@@ -13,6 +13,7 @@ import numpy as np
 E, K = 16, 2
 BEST = (3, 9)  # experts named in the specs, of every layer
 MEAN = [0.5] * 128
+VECTOR = [-1.0, 0.5, *[0.0] * 11, 2.0, 0.0, 3.0]
 
 
 def dense(run, layer, name="weights"):
@@ -65,6 +66,15 @@ def bias(plain, steered):
     change = steered["logits"][:, 0] - plain["logits"][:, 0]
     close(change[:, BEST], 3.0)
     close(np.delete(change, BEST, 1), 0.0)
+
+
+def logit_vectors(plain, steered):
+    close(steered["logits"][:, 0] - plain["logits"][:, 0], np.tile(VECTOR, (len(plain["logits"]), 1)))
+
+
+def logits_replaced(plain, steered):
+    close(steered["logits"][:, 1:3], np.broadcast_to(VECTOR, steered["logits"][:, 1:3].shape))
+    assert (np.sort(steered["experts"][:, 1:3]) == [13, 15]).all()
 
 
 def boost(plain, steered):
@@ -301,6 +311,11 @@ CASES = {
     "ban": Case(f"ban:{NAMED}", ban),
     "mask": Case(f"mask:{NAMED}", mask),
     "bias": Case(f"bias:{NAMED},delta=3", bias),
+    "logit_vectors": Case({"name": "logit_vectors", "vectors": dict.fromkeys("0123", VECTOR)}, logit_vectors),
+    "logit_vectors replace": Case(
+        {"name": "logit_vectors", "vectors": dict.fromkeys("12", VECTOR), "layers": [1, 2], "mode": "replace"},
+        logits_replaced,
+    ),
     "boost": Case(f"boost:{NAMED},factor=4", boost),
     "zero": Case(f"zero:{NAMED}", zero),
     "reroute": Case("reroute:from=3,to=9", reroute),

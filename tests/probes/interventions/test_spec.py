@@ -31,6 +31,7 @@ def values(option):
     shares = st.dictionaries(st.integers(0, 9), st.floats(0.1, 9), min_size=1, max_size=3)
     special = {
         "experts": st.lists(st.tuples(st.integers(0, 9), st.integers(0, 63)), min_size=1, max_size=3),
+        "vectors": rows,
         "means": st.dictionaries(st.integers(0, 9), rows, min_size=1, max_size=2),
         "members": st.dictionaries(
             st.integers(0, 9),
