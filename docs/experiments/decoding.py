@@ -42,11 +42,18 @@ def _decoded(found: Evaluation, state: str, names: Sequence[str]) -> Iterator[st
     yield f"The model {what}: {percent(base)} of {base.n} sums right, perplexity of the targets {loss.value:.4f}.\n"
     yield "| strategy | right | change, p | perplexity of the targets | change, p | helps |\n|---|---|---|---|---|---|"
     for name in names:
-        right, perplexity = (found.row("sums", name, m) for m in ("exact_match", "perplexity"))
+        right = found.row("sums", name, "exact_match")
         helps = "yes" if sure(right, 1) else "no, it harms" if sure(right, -1) else "no"
         change = f"{100 * (right.difference or 0):+.0f} points, {said(right.p_holm)}"
-        value = number(perplexity.value, perplexity.low, perplexity.high, 4)
-        moved = f"{perplexity.difference:+.4f}, {said(perplexity.p_holm)}"
         label = name.replace(name[name.find("references=") :], "references=…") if "references=" in name else name
-        yield f"| `{label}` | {percent(right)} | {change} | {value} | {moved} | {helps} |"
+        yield f"| `{label}` | {percent(right)} | {change} | {_perplexity(found, name)} | {helps} |"
     yield ""
+
+
+def _perplexity(found: Evaluation, name: str) -> str:
+    """Two cells of the table; a strategy may rule a target's token out."""
+    try:
+        row = found.row("sums", name, "perplexity")
+    except KeyError:
+        return "infinite (tokens ruled out) |"
+    return f"{number(row.value, row.low, row.high, 4)} | {row.difference:+.4f}, {said(row.p_holm)}"
