@@ -37,6 +37,7 @@ docs: $(STAMP)
 	$(BIN)/probe families --check --write docs/families.md
 	$(BIN)/python -m probes.metrics.document
 	$(BIN)/python -m probes.interventions.document
+	$(BIN)/probe families --check --interventions --write docs/interventions.md
 	$(BIN)/python -m store.reference > docs/sql.md
 	$(BIN)/probe demo --no-serve --out build/docs.duckdb
 	$(BIN)/python docs/findings.py build/docs.duckdb

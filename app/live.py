@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from app import options
+
 if TYPE_CHECKING:
     from app.pages import Here
 
@@ -107,11 +109,12 @@ def models() -> Models:
     return Models(load_model)
 
 
-def model_of(here: Here) -> str | None:
-    """The folder of the model this run is of, if this machine has it."""
+def models_of(here: Here) -> list[str]:
+    """Folders of models to steer: those the dashboard was started with, and this run's own if this machine has it."""
     from probes.sample import sample_path
 
     named = Path(str(here.run["model"]))
     sample = sample_path() / "model"
     places = [named, *([sample] if named.parts[-2:] == sample.parts[-2:] else [])]
-    return next((str(place) for place in places if (place / "config.json").is_file()), None)
+    own = next(([str(place)] for place in places if (place / "config.json").is_file()), [])
+    return list(dict.fromkeys([*own, *options.given().models]))

@@ -26,7 +26,7 @@ ROWS = 200  # of a table that are written as a table; all of them go into its CS
 MOST_CSV = 2 << 20  # bytes of it
 SECONDS = 300  # for a page
 COMPONENTS = Path(__file__).parent / "components"
-_LINK = re.compile(r'<a class="rw-link"[^>]*>(.*?)</a>')
+_LINK = re.compile(r'<a class="rw-link[^>]*>(.*?)</a>')
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 STYLE = """
 body { font-family: 'Source Sans 3', 'Source Sans Pro', system-ui, sans-serif; font-size: 16px; line-height: 1.5;

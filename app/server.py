@@ -33,27 +33,31 @@ SCRIPT = ROOT / "app" / "entry" / "dashboard.py"
 
 
 def serve(traces: Sequence[str], host: str = "127.0.0.1", port: int = 8501, open_browser: bool = False,
-          i_know: bool = False, record_to: str | None = None) -> int:  # fmt: skip
+          i_know: bool = False, record_to: str | None = None, models: Sequence[str] = ()) -> int:  # fmt: skip
     """Serve `traces` until interrupted; 0 when stopped, 1 when Streamlit ended by itself.
 
-    record_to: folder for what is recorded from the browser (default: a temporary one). Raises UsageError for a host
-    that others can reach without `i_know`, ProbeError for a trace that is none, a folder that cannot be written to or
-    a port that is taken: all before anything is started.
+    record_to: folder for what is recorded from the browser (default: a temporary one). models: folders of models to
+    steer. Raises UsageError for a host that others can reach without `i_know`, ProbeError for a trace or a model that
+    is none, a folder that cannot be written to or a port that is taken: all before anything is started.
     """
     check_host(host, i_know)
     check_traces(traces)
     check_folder(record_to)
+    check_models(models)
     check_port(host, port)
-    return _run(command(traces, host, port, record_to), url(host, port), open_browser)
+    return _run(command(traces, host, port, record_to, models), url(host, port), open_browser)
 
 
-def command(traces: Sequence[str], host: str, port: int, record_to: str | None = None) -> list[str]:
+def command(
+    traces: Sequence[str], host: str, port: int, record_to: str | None = None, models: Sequence[str] = ()
+) -> list[str]:
     """The Streamlit command line: every setting that matters is said, so that no config file decides it."""
     options = [f"--{name}={value}" for name, value in settings(host, port).items()]
     options += [f"--server.allowedHosts={name}" for name in allowed_hosts(host)]
     files = tuple(str(Path(trace).resolve()) for trace in traces)
     place = None if record_to is None else str(Path(record_to).resolve())
-    own = as_words(Options(files, place, shared=not is_loopback(host)))
+    folders = tuple(str(Path(model).resolve()) for model in models)
+    own = as_words(Options(files, place, not is_loopback(host), folders))
     return [sys.executable, "-P", "-m", "app.launch", "run", str(SCRIPT), *options, "--", *own]
 
 
@@ -110,6 +114,13 @@ def check_folder(record_to: str | None) -> None:
     """New recordings can be written there; ProbeError where they cannot."""
     if record_to is not None and not (Path(record_to).is_dir() and os.access(record_to, os.W_OK)):
         raise ProbeError(f"--record-to {record_to}: no folder that can be written to")
+
+
+def check_models(models: Sequence[str]) -> None:
+    """Every model is a folder with a config; ProbeError names the first that is not."""
+    for model in models:
+        if not (Path(model) / "config.json").is_file():
+            raise ProbeError(f"--model {model}: no folder of a model (it has no config.json)")
 
 
 def check_port(host: str, port: int) -> None:
@@ -219,6 +230,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--i-know", action="store_true")
     parser.add_argument("--open", action="store_true")
     parser.add_argument("--record-to")
+    parser.add_argument("--model", action="append", default=[])
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -226,7 +238,7 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments(parser)
     args = parser.parse_args(words)
     try:
-        return serve(args.traces, args.host, args.port, args.open, args.i_know, args.record_to)
+        return serve(args.traces, args.host, args.port, args.open, args.i_know, args.record_to, args.model)
     except ProbeError as error:
         _say(f"probe: {error}")
         return 2 if isinstance(error, UsageError) else 1

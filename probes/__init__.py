@@ -20,12 +20,15 @@ _WHERE = {
     "record": "probes.recording.record",
     "analyze": "probes.analysis",
     "steer": "probes.steering",
+    "side_by_side": "probes.side_by_side",
+    "evaluate": "probes.evaluation",
     "import_npz": "probes.ingest",
     "open_trace": "store.trace",
 }
 __all__ = [
     "__version__",
     "analyze",
+    "evaluate",
     "families",
     "import_npz",
     "interventions",
@@ -33,6 +36,7 @@ __all__ = [
     "metrics",
     "open_trace",
     "record",
+    "side_by_side",
     "steer",
 ]
 

@@ -98,9 +98,10 @@ class Asked:
 
     def params(self) -> dict[str, Any]:
         """All of it, as the `attrs` of a table and a saved result say it."""
-        return _params(
-            self.options, {"by": self.by, "layers": self.layers, "test": self.test, **self.pair}, self.common
-        )
+        # An open trace by its place: tables are copied and kept, and an open file cannot be.
+        pair = {name: str(getattr(value, "path", value)) if name == "against_trace" and value is not None else value
+                for name, value in self.pair.items()}  # fmt: skip
+        return _params(self.options, {"by": self.by, "layers": self.layers, "test": self.test, **pair}, self.common)
 
     def table(self, source: TraceSource) -> pd.DataFrame:
         """The metric's table over a source."""

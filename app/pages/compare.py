@@ -272,7 +272,7 @@ def _table(top: pd.DataFrame) -> str:
 
 
 def _expert(row: Any) -> str:
-    return ui.link("tokens", f"expert {int(row.expert)}", layer=int(row.layer), expert=int(row.expert))
+    return ui.link("experts", f"expert {int(row.expert)}", layer=int(row.layer), expert=int(row.expert))
 
 
 def _factor(factor: float) -> str:

@@ -203,7 +203,7 @@ def _unwanted(table: pd.DataFrame, keep: pd.Series, ratio: float, here: Here) ->
     )
     ui.section("What do all agree on?", says)
     shown = ", ".join(
-        ui.link("tokens", f"{int(r.layer)}·{int(r.expert)}", layer=int(r.layer), expert=int(r.expert))
+        ui.link("experts", f"{int(r.layer)}·{int(r.expert)}", layer=int(r.layer), expert=int(r.expert))
         for r in none.head(LISTED).itertuples()
     )
     more = f" and {count(len(none) - LISTED)} more" if len(none) > LISTED else ""

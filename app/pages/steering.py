@@ -11,10 +11,11 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import charts, live, side_view, spec_form, state, steering_eval, ui, words
+from app import charts, live, options, side_view, spec_form, state, steering_eval, ui, words
 from app.formats import number, percent, plural
 from app.pages import Here, Page
 from probes.errors import ProbeError, UsageError
+from probes.generation import Decoding
 from probes.interventions import Spec, intervention
 
 PAGE = Page(name="steering", title="Steering", icon=":material/alt_route:", section="Change", order=1)
@@ -31,24 +32,38 @@ def render(here: Here) -> None:
         "Change which experts a model uses while it runs, and see what that does: the text it writes, what it thinks "
         "of the same text, and how much of that any random change of the same size would do.",
     )
-    path = live.model_of(here)
+    path = _model(here)
     if path is None:
-        ui.note(
-            f"The model of this run, {here.run['model']}, is not a folder on this machine. Start the dashboard with "
-            f"the place where it is: probe app {here.trace.name} --model FOLDER"
-        )
         return
     memory = _memory()
     _adopt(memory)
     left, right = st.columns([0.5, 0.5], gap="large")
     with left:
-        prompt, new_tokens = _prompt(here)
+        prompt, decoding = _prompt(here)
     with right:
         _interventions(here, memory)
-    _run(path, prompt, new_tokens, memory)
+    _run(path, prompt, decoding, memory)
     if memory["result"] is not None:
         _result(path, memory)
     steering_eval.section(path, memory["specs"])
+
+
+def _model(here: Here) -> str | None:
+    """The model to steer; where there is none, the page says what to do."""
+    if not options.given().may_steer:
+        ui.note(
+            "Steering is switched off here, because others can reach this dashboard. "
+            "Whoever starts it can allow it: probe app … --model FOLDER"
+        )
+        return None
+    known = live.models_of(here)
+    if not known:
+        ui.note(
+            f"The model of this run, {here.run['model']}, is not a folder on this machine. Start the dashboard with "
+            f"the place where it is: probe app {here.trace.name} --model FOLDER"
+        )
+        return None
+    return known[0] if len(known) == 1 else state.pick("Model", "model", known, shown=lambda path: Path(path).name)
 
 
 def _memory() -> dict[str, Any]:
@@ -75,13 +90,15 @@ def _keep(memory: dict[str, Any], specs: list[Spec]) -> None:
         del st.query_params["spec"]
 
 
-def _prompt(here: Here) -> tuple[str, int]:
+def _prompt(here: Here) -> tuple[str, Decoding]:
     ui.section("What is it to read?")
     given = side_view.start_of(here, state.read_int("sequence"))
     key = f"steering_prompt_{state.read_int('sequence')}"
     prompt = st.text_area("Prompt", given, height=130, max_chars=LONGEST_PROMPT, key=key)
-    new_tokens = st.number_input("New tokens at most", 1, 512, 40, key="steering_new", width=220)
-    return prompt, int(new_tokens)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        new_tokens = st.number_input("New tokens at most", 1, 512, 40, key="steering_new", width=220)
+        line = st.checkbox("Stop at the end of a line", key="steering_line")
+    return prompt, Decoding(int(new_tokens), ("\n",) if line else ())
 
 
 def _interventions(here: Here, memory: dict[str, Any]) -> None:
@@ -121,12 +138,10 @@ def _row(memory: dict[str, Any], place: int, spec: Spec) -> None:
         st.button("Remove", key=f"spec_gone_{place}", icon=":material/close:", on_click=_keep, args=(memory, rest))
 
 
-def _run(path: str, prompt: str, new_tokens: int, memory: dict[str, Any]) -> None:
-    asked = (path, prompt, new_tokens, tuple(map(str, memory["specs"])))
+def _run(path: str, prompt: str, decoding: Decoding, memory: dict[str, Any]) -> None:
+    asked = (path, prompt, decoding, tuple(map(str, memory["specs"])))
     with st.container(horizontal=True, vertical_alignment="center"):
-        wanted = st.button(
-            "Run", type="primary", icon=":material/play_arrow:", disabled=not memory["specs"] or not prompt.strip()
-        )
+        wanted = st.button("Run", type="primary", icon=":material/play_arrow:", disabled=not memory["specs"])
         ui.quiet(_model_state(path))
     if not wanted:
         if memory["result"] is not None and memory["asked"] != asked:
@@ -134,7 +149,7 @@ def _run(path: str, prompt: str, new_tokens: int, memory: dict[str, Any]) -> Non
         return
     places = side_view.places()
     try:
-        memory["result"], memory["controls"] = _both(path, prompt, new_tokens, memory["specs"], places)
+        memory["result"], memory["controls"] = _both(path, prompt, decoding, memory["specs"], places)
         memory["asked"] = asked
     except ProbeError as error:
         memory["result"] = None
@@ -151,10 +166,9 @@ def _model_state(path: str) -> str:
     return f"{Path(path).name}: {busy}"
 
 
-def _both(path: str, prompt: str, new_tokens: int, specs: list[Spec], places: Any) -> tuple[Any, list[Any]]:
+def _both(path: str, prompt: str, decoding: Decoding, specs: list[Spec], places: Any) -> tuple[Any, list[Any]]:
     """The comparison, and the same with random experts (or random choice) in the place of what was asked."""
     from probes.evaluation.arms import Arm, check_arms, controls
-    from probes.generation import Decoding
     from probes.side_by_side import side_by_side
 
     drawn = 0.0
@@ -167,7 +181,6 @@ def _both(path: str, prompt: str, new_tokens: int, specs: list[Spec], places: An
 
     with live.models().use(path, lambda ahead: places.wait(ahead)) as (model, tokenizer):
         places.start()
-        decoding = Decoding(new_tokens)
         found = side_by_side(model, tokenizer, prompt, specs, decoding=decoding, on_step=show)
         routers = check_arms([], model, tokenizer)
         arms = controls(Arm("asked", tuple(specs)), routers, CONTROLS)
@@ -240,7 +253,7 @@ def _numbers(found: Any, controls: list[Any]) -> None:
 
 
 def _take_away(path: str, memory: dict[str, Any]) -> None:
-    _, prompt, new_tokens, _ = memory["asked"]
+    _, prompt, decoding, _ = memory["asked"]
     specs = memory["result"].interventions
     with st.expander("Take it away: the spec, the command, both runs"):
         import json
@@ -250,7 +263,7 @@ def _take_away(path: str, memory: dict[str, Any]) -> None:
         inline = [f"--intervention {shlex.quote(str(spec))}" for spec in memory["specs"]]
         command = f"probe steer {shlex.quote(path)} --prompt {shlex.quote(prompt)} {' '.join(inline)}"
         st.caption("The same on the command line; with --out TRACE it keeps both runs in a trace:")
-        st.code(f"{command} --max-new-tokens {new_tokens}", language="bash", wrap_lines=True)
+        st.code(f"{command} --max-new-tokens {decoding.max_new_tokens}", language="bash", wrap_lines=True)
         st.download_button(
             "Everything as JSON", lambda: json.dumps(memory["result"].as_dict(), indent=1).encode(), "steering.json",
             "application/json", icon=":material/download:", on_click="ignore",

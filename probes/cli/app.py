@@ -21,6 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=8501, help="port to listen on (default 8501)")
     parser.add_argument("--i-know", action="store_true", help="allow a --host that others can reach; there is no login")
     parser.add_argument("--open", action="store_true", help="open it in the browser")
+    parser.add_argument(
+        "--model", action="append", default=[], metavar="FOLDER", help="a model to steer, beside the trace's own"
+    )
     parser.add_argument("--record-to", metavar="FOLDER", help="where recordings started in the browser go (temporary)")
 
 
@@ -28,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
     words = [*args.traces, "--host", args.host, "--port", str(args.port)]
     words += ["--i-know"] * args.i_know + ["--open"] * args.open
     words += [] if args.record_to is None else ["--record-to", args.record_to]
+    words += [word for model in args.model for word in ("--model", model)]
     process = subprocess.Popen([sys.executable, "-P", "-m", "app.server", *words], env=_environment())
     previous = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from html.parser import HTMLParser
 
 import pytest
 
@@ -29,7 +30,7 @@ def test_every_page_with_a_figure_is_in_it(written):
     assert {"overview", "consistency", "structure", "pruning"} <= set(found)
     assert not {"tokens", "sql", "record"} & set(found)  # nothing of theirs can be printed
     for html in found.values():
-        assert html.count('class="figure"') >= 3
+        assert html.count('class="figure"') >= 1
         assert "<summary>" in html
         assert "rw-definition" in html
     assert "Who carries the load?" in found["overview"]
@@ -45,13 +46,32 @@ def test_plotly_is_in_it_once_and_figures_are_plain_data(written):
         assert f'id="{place}"' in written
 
 
+class Elements(HTMLParser):
+    """Every element of a document with its attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+
 def test_nothing_runs_and_nothing_is_loaded(written):
-    ours = written.replace(re.search(r"<script>/\*.*?</script>", written, re.DOTALL)[0], "")
-    assert "default-src 'none'" in ours
-    for tag in ("<img", "<b>hostile", "<script>document", "javascript:", " src=", "<link", "@import", "url("):
-        assert tag not in re.sub(r'type="application/json".*?</script>', "", ours, flags=re.DOTALL)
-    assert "&lt;b&gt;hostile.duckdb" in ours
-    assert 'class="rw-link"' not in ours  # links lead to pages that are not there
+    found = Elements(written).found
+    tags = {tag for tag, _ in found}
+    assert not tags & {"img", "iframe", "link", "object", "embed", "form", "base", "svg"}
+    assert [attributes.get("type") for tag, attributes in found if tag == "script"].count(None) == 2  # Plotly, ours
+    for tag, attributes in found:
+        assert not [name for name in attributes if name.startswith("on") or name in ("src", "srcset")], (
+            tag,
+            attributes,
+        )
+        assert attributes.get("href", "#").startswith(("#", "data:text/csv;base64,")), attributes
+    assert "default-src 'none'" in written
+    assert "url(" not in written.split("</style>")[0]
+    assert "&lt;b&gt;hostile.duckdb" in written
 
 
 def test_rows_are_cut_in_the_table_and_whole_in_the_csv(written):

@@ -11,6 +11,7 @@ def test_the_names_are_there_and_are_functions():
         assert callable(getattr(probes, name)), name
     assert probes.metrics.load
     assert "olmoe" in probes.families.families()
+    assert "ban" in probes.interventions.interventions()
 
 
 def test_importing_it_costs_nothing():
@@ -23,4 +24,4 @@ def test_no_module_hides_a_function():
     import pkgutil
 
     modules = {module.name for module in pkgutil.iter_modules(probes.__path__)}
-    assert not modules & (set(probes.__all__) - {"families", "metrics", "__version__"})
+    assert not modules & (set(probes.__all__) - {"families", "interventions", "metrics", "__version__"})

@@ -73,8 +73,8 @@ def logit_vectors(plain, steered):
 
 
 def logits_replaced(plain, steered):
-    close(steered["logits"][:, 1:3], np.broadcast_to(VECTOR, steered["logits"][:, 1:3].shape))
-    assert (np.sort(steered["experts"][:, 1:3]) == [13, 15]).all()
+    close(steered["logits"][:, :2], np.broadcast_to(VECTOR, steered["logits"][:, :2].shape))
+    assert (np.sort(steered["experts"][:, :2]) == [13, 15]).all()
 
 
 def boost(plain, steered):
@@ -313,7 +313,7 @@ CASES = {
     "bias": Case(f"bias:{NAMED},delta=3", bias),
     "logit_vectors": Case({"name": "logit_vectors", "vectors": dict.fromkeys("0123", VECTOR)}, logit_vectors),
     "logit_vectors replace": Case(
-        {"name": "logit_vectors", "vectors": dict.fromkeys("12", VECTOR), "layers": [1, 2], "mode": "replace"},
+        {"name": "logit_vectors", "vectors": dict.fromkeys("01", VECTOR), "layers": [0, 1], "mode": "replace"},
         logits_replaced,
     ),
     "boost": Case(f"boost:{NAMED},factor=4", boost),

@@ -41,7 +41,11 @@ def routing(model, specs, layer=0, **inputs):
 def first_layer(name, **scope):
     """The case's spec, in layer 0 alone; options that name layers of their own keep only that one."""
     spec = parse(CASES[name].spec).as_dict()
-    tables = {key: {"0": value["0"]} for key, value in spec.items() if isinstance(value, dict)}
+    tables = {
+        key: {layer: row for layer, row in value.items() if int(layer) == 0}
+        for key, value in spec.items()
+        if isinstance(value, dict)
+    }
     return {**spec, **tables, "layers": [0], **scope}
 
 

@@ -1,0 +1,153 @@
+"""Steering: a live model, forms made from the registry, what it writes beside the baseline, and every wrong input."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from app import live, spec_form
+from probes.interventions import interventions, parse
+from tests.app.conftest import shown
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory):
+    """A trace recorded from the sample model, which this machine has."""
+    from probes.model import load_model
+    from probes.prompts import Prompt, Prompts
+    from probes.recording.record import record
+    from probes.sample import sample_path
+
+    path = tmp_path_factory.mktemp("steering") / "sums.duckdb"
+    model, tokenizer = load_model(sample_path() / "model")
+    prompts = Prompts([Prompt(f"p{n}", str(n), text=f"{n}+{n}=", label="arithmetic") for n in (11, 23)], [])
+    record(model, prompts, path, tokenizer=tokenizer, progress=False)
+    return path
+
+
+@pytest.fixture
+def page(open_page, trace):
+    def run(**choices):
+        return open_page([trace], "steering", **choices)
+
+    return run
+
+
+def button(test, label):
+    return next(b for b in test.button if b.label == label)
+
+
+def ask(test, prompt="47+35=", tokens=6):
+    test.text_area[0].set_value(prompt)
+    test.number_input[0].set_value(tokens)
+    return button(test, "Run").click().run(timeout=120)
+
+
+def test_without_anything_to_change_it_cannot_run(page):
+    test = page()
+    assert not test.exception
+    assert "Nothing yet" in shown(test)
+    assert button(test, "Run").disabled
+
+
+def test_a_link_fills_it_in_and_a_run_shows_both_sides(page):
+    test = ask(page(spec="ban:expert=0.1+1.3"))
+    assert not test.exception
+    text = shown(test)
+    for said in ("What does it write?", "Baseline", "Steered", "random control", "Who was chosen instead?"):
+        assert said in text
+    code = "\n".join(element.value for element in test.code)
+    assert "--intervention ban:experts=0.1+1.3" in code
+    assert '"name": "ban"' in code
+    assert len(test.get("plotly_chart")) == 2
+
+
+def test_a_spec_that_does_not_fit_is_one_line(page):
+    test = ask(page(spec="ban:layer=9,expert=1"))
+    assert not test.exception
+    assert "layer 9 has no router" in shown(test)
+
+
+def test_a_link_that_cannot_be_read_says_so(page):
+    test = page(spec="bann:expert=1")
+    assert not test.exception
+    assert "did you mean" in shown(test)
+    assert "ban" in shown(test)
+
+
+def test_hostile_text_stays_text(page):
+    test = ask(page(spec="ban:expert=0.1"), "<img src=x onerror=alert(1)>", 2)
+    assert not test.exception
+    assert "<img" not in shown(test)
+
+
+def test_interventions_can_be_removed_and_put_in_order(page):
+    test = page(spec="ban:expert=0.1;temperature:tau=2")
+    button(test, "Remove")
+    earlier = [b for b in test.button if b.label == "Earlier"]
+    assert [b.disabled for b in earlier] == [True, False]
+    test = earlier[1].click().run()
+    assert "temperature;ban:experts=0.1" in (test.query_params["spec"], *test.query_params["spec"])
+    test = next(b for b in test.button if b.label == "Remove").click().run()
+    assert "Router temperature" not in shown(test)
+    assert "Ban experts" in shown(test)
+
+
+@pytest.mark.parametrize("name", ["ban", "boost", "top_k", "capacity", "steermoe"])
+def test_every_kind_of_option_has_a_widget(page, name):
+    test = page()
+    box = next(b for b in test.selectbox if b.label == "Intervention")
+    test = box.set_value(name).run()
+    assert not test.exception
+    labels = {w.label for kind in (test.number_input, test.checkbox, test.selectbox, test.text_area) for w in kind}
+    assert {o.name.replace("_", " ") for o in interventions()[name].options} <= labels
+
+
+def test_a_form_adds_what_it_says(page):
+    test = page()
+    next(w for w in test.text_input if w.label == "Experts").set_value("2.4")
+    test = button(test, "Add").click().run()
+    assert not test.exception
+    assert "ban:experts=2.4" in shown(test)
+
+
+def test_a_form_that_names_nobody_says_so(page):
+    test = page()
+    next(w for w in test.text_input if w.label == "Experts").set_value("four")
+    test = button(test, "Add").click().run()
+    assert "whole numbers" in shown(test)
+
+
+def test_a_model_elsewhere_is_asked_for(open_page, traces):
+    test = open_page([traces["plain"]], "steering")
+    assert not test.exception
+    assert "--model FOLDER" in shown(test)
+
+
+def test_others_do_not_steer_unless_that_was_meant(monkeypatch, open_page, trace):
+    test = open_page(["--shared", trace], "steering")
+    assert "Steering is switched off here" in shown(test)
+
+
+def test_evaluation_shows_intervals_beside_controls(page):
+    test = page(spec="ban:expert=0.1")
+    next(b for b in test.selectbox if b.label == "Tasks").set_value("facts")
+    next(n for n in test.number_input if n.label == "Items at most").set_value(4)
+    test = button(test, "Evaluate").click().run(timeout=180)
+    assert not test.exception
+    assert "95 % interval" in shown(test)
+    assert "random control" in shown(test)
+
+
+def test_specs_in_the_address_round_trip():
+    specs = [parse("ban:expert=0.1"), parse("boost:layer=2,expert=3,factor=4,phase=decode")]
+    assert spec_form.read({"spec": spec_form.written(specs)}) == (specs, "")
+    assert spec_form.written([parse({"name": "logit_vectors", "vectors": {"0": [1.0]}})]) == ""
+
+
+def test_models_are_those_of_the_trace_and_those_given(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["dashboard.py", "--model", "one", "--model", "two"])
+    assert live.models_of(SimpleNamespace(run={"model": "nowhere/at-all"})) == ["one", "two"]
+    assert live.models_of(SimpleNamespace(run={"model": "elsewhere/sample_data/model"}))[0].endswith(
+        "sample_data/model"
+    )
