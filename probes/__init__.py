@@ -20,7 +20,6 @@ _WHERE = {
     "record": "probes.recording.record",
     "analyze": "probes.analysis",
     "steer": "probes.steering",
-    "side_by_side": "probes.side_by_side",
     "evaluate": "probes.evaluation",
     "import_npz": "probes.ingest",
     "open_trace": "store.trace",
@@ -36,7 +35,6 @@ __all__ = [
     "metrics",
     "open_trace",
     "record",
-    "side_by_side",
     "steer",
 ]
 
