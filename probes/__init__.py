@@ -20,12 +20,14 @@ _WHERE = {
     "record": "probes.recording.record",
     "analyze": "probes.analysis",
     "steer": "probes.steering",
+    "evaluate": "probes.evaluation",
     "import_npz": "probes.ingest",
     "open_trace": "store.trace",
 }
 __all__ = [
     "__version__",
     "analyze",
+    "evaluate",
     "families",
     "import_npz",
     "interventions",

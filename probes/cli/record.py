@@ -29,6 +29,7 @@ SAME_NAME = (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    from probes.cli.options import interventions
     from probes.recording.options import DEFAULT_CAPTURE, DTYPES, LEVELS
 
     levels = "; ".join(f"{name}: {what}" for name, what in LEVELS.items())
@@ -59,12 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="decides which positions keep their logits")
     parser.add_argument("--shard", metavar="I/N", help="only every N-th sequence from the I-th on")
     parser.add_argument("--name", metavar="NAME", help="a name for the run (default: the model's and the prompts')")
-    parser.add_argument(
-        "--intervention",
-        action="append",
-        metavar="SPEC",
-        help="steer the model meanwhile: ban:layer=3,expert=7 or a YAML or JSON file; several act in order",
-    )
+    interventions(parser, "the model is steered by it meanwhile; several act in order")
     parser.add_argument("--baseline", type=int, metavar="RUN", help="the run of TRACE to compare with, kept with this")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     parser.add_argument("--dry-run", action="store_true", help="say what would be recorded, and how large it gets")
@@ -73,12 +69,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from probes.interventions.spec import parse_all
+    from probes.cli.options import parsed
     from probes.recording.estimate import dry_run
     from probes.recording.record import record
 
     options = _options(args)
-    specs = parse_all(args.intervention)
+    specs = parsed(args)
     if args.dry_run:
         estimate = dry_run(args.model, args.prompts, options)
         print(json.dumps(estimate.as_dict(), ensure_ascii=False) if args.json else estimate.describe())

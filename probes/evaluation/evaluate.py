@@ -174,6 +174,7 @@ def _item_rows(items: list[Item], arms: list[Arm], records: dict[str, list[Recor
 def _settings(source: str, model: Any, tokenizer: Any, items: list[Item], scorer: Scorer, join: str) -> dict[str, Any]:
     """What decides the records, so that a work file is never continued with something else."""
     from probes.recording.provenance import describe_model, software
+    from probes.steering import active
 
     described = describe_model(model, tokenizer, source, None)
     return {
@@ -184,6 +185,7 @@ def _settings(source: str, model: Any, tokenizer: Any, items: list[Item], scorer
         "decoding": asdict(scorer.decoding),
         "batch_size": scorer.batch_size,
         "join": join,
+        "under": [] if (steering := active(model)) is None else steering.as_list(),
         "reading": "token by token" if scorer.stepwise else "in one pass",
     }
 

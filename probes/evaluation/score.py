@@ -66,10 +66,11 @@ class Scorer:
             mine = flat[start : start + len(item.continuations)]
             start += len(item.continuations)
             scores = [-_nll(log_p, c) for log_p, c in zip(mine, item.continuations, strict=True)]
-            choice = int(np.argmax(scores))
-            found.append(mine[item.right_choice])
+            choice, right = int(np.argmax(scores)), item.right_choice
+            margin = scores[right] - max(score for i, score in enumerate(scores) if i != right)
+            found.append(mine[right])
             assert item.prompt.choices is not None
-            records.append({"chosen": choice == item.right_choice, "output": item.prompt.choices[choice]})
+            records.append({"chosen": choice == right, "margin": margin, "output": item.prompt.choices[choice]})
         return found, records
 
     def _distributions(self, pairs: Sequence[tuple[np.ndarray, np.ndarray]], arm: Arm) -> list[torch.Tensor]:

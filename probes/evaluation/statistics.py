@@ -39,7 +39,7 @@ class Measure:
     tested: bool = True
 
 
-def _flag(key: str) -> Callable[[dict[str, Any]], tuple[float, float] | None]:
+def _per_item(key: str) -> Callable[[dict[str, Any]], tuple[float, float] | None]:
     return lambda record: (float(record[key]), 1.0) if record.get(key) is not None else None
 
 
@@ -53,12 +53,13 @@ def _number(value: float | None) -> float:
 
 
 MEASURES = (
-    Measure("exact_match", "share", "answers that are right", _flag("right")),
-    Measure("choice_accuracy", "share", "items whose right choice has the highest log-probability", _flag("chosen")),
+    Measure("exact_match", "share", "answers that are right", _per_item("right")),
+    Measure("choice_accuracy", "share", "items whose right choice is the most probable", _per_item("chosen")),
+    Measure("choice_margin", "nats", "ln p of the right choice minus that of the best other", _per_item("margin")),
     Measure("perplexity", "perplexity", "exp of the mean −ln p of a target token", _per_token("nll"), np.exp),
     Measure("kl", "nats per token", "mean KL(baseline ‖ arm) over target tokens", _per_token("kl"), tested=False),
-    Measure("length", "tokens", "tokens written before the stop", _flag("length")),
-    Measure("unfinished", "share", "texts that did not end within the allowed tokens", _flag("unfinished")),
+    Measure("length", "tokens", "tokens written before the stop", _per_item("length")),
+    Measure("unfinished", "share", "texts that did not end within the allowed tokens", _per_item("unfinished")),
 )
 
 

@@ -12,6 +12,7 @@ from probes.metrics.registry import Option
 
 PAGE = Path("docs/interventions.md")
 BLOCK = "catalogue"
+RECIPES = "recipes"
 
 
 def document() -> str:
@@ -23,6 +24,14 @@ def document() -> str:
         *(f"| [`{i.name}`](#{i.name}) | {', '.join(i.stages)} | {i.does} |" for i in declared),
     ]
     return "\n".join([*index, "", *(section(i) for i in declared)])
+
+
+def recipes_table() -> str:
+    """The generated part `recipes`."""
+    from probes.recipes import recipes
+
+    rows = [f"| `{r.name}` | {r.does} | `{r.example}` | {r.source} |" for r in recipes().values()]
+    return "\n".join(["| recipe | | example | source |", "|---|---|---|---|", *rows])
 
 
 def section(one: Intervention) -> str:
@@ -58,4 +67,6 @@ def _option(option: Option) -> str:
 
 
 if __name__ == "__main__":
-    fill(sys.argv[1] if len(sys.argv) > 1 else PAGE, BLOCK, document())
+    page = sys.argv[1] if len(sys.argv) > 1 else PAGE
+    fill(page, BLOCK, document())
+    fill(page, RECIPES, recipes_table())

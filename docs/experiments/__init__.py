@@ -1,0 +1,1 @@
+"""The experiments behind the measured effects in docs/interventions.md, one file each."""

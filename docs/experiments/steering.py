@@ -1,0 +1,84 @@
+"""Do sets of experts move answers between a text and memory?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from experiments.lab import Lab
+from experiments.words import beyond, number, percent, points, said, sure, verdict
+from probes.evaluation import Evaluation
+from probes.evaluation.plots import Series
+
+
+def steering(lab: Lab) -> Iterator[str]:
+    yield "### Text against memory, by sets of experts (SteerMoE)\n"
+    both = {
+        ask: [x for x in lab.lines(f"tasks/context_{ask}") if x["metadata"]["rivals"] == 0]
+        for ask in ("text", "memory")
+    }
+    train, test = lab.sizes.train_pairs, lab.sizes.train_pairs + lab.sizes.pairs
+    keys = ("id", "label", "text", "metadata")
+    pairs = [{key: line[key] for key in keys} for some in both.values() for line in some[:train]]
+    trace = lab.record("pairs", pairs)
+    tasks = [lab.task(f"asked_{ask}", [_by_text(x) for x in some[train:test]]) for ask, some in both.items()]
+    counts = (2, 4, 8)
+    arms = {
+        (
+            n,
+            to,
+        ): f"risk_difference:label=ask=text,against=ask=memory,activate={n},deactivate={n},reverse={to == 'memory'}"
+        for n in counts
+        for to in ("text", "memory")
+    }
+    found = lab.evaluate(tasks, list(arms.values()), trace=trace)
+    rows = {
+        (ask, to): [found.row(f"asked_{ask}", arms[n, to], "choice_margin") for n in counts]
+        for ask in both
+        for to in ("text", "memory")
+    }
+    series = [
+        Series(f"asked for {ask}, steered to {to}", points(some, map(str, counts)), True)
+        for (ask, to), some in rows.items()
+    ]
+    base = {ask: found.row(f"asked_{ask}", "baseline", "choice_margin") for ask in both}
+    caption = (
+        f"Log-odds of the text's answer against memory's, n = {base['text'].n} questions each. Without steering: "
+        + ", ".join(f"asked for {a} {number(r.value, r.low, r.high, 1)}" for a, r in base.items())
+        + "."
+    )
+    yield lab.picture(
+        "steermoe", caption, "Steering between text and memory", "experts in each set", "log-odds for the text", series
+    )
+    yield (
+        f"Sets of the n experts with the highest and the lowest risk difference between {train} prompts asked `(from "
+        f"the text)` and the same {train} asked `(from memory)`; measured on {base['text'].n} other pairs without "
+        "rivals, as the log-odds of the two answers.\n"
+    )
+    for ask, to, sign in (("memory", "text", 1), ("text", "memory", -1)):
+        yield _shift(found, arms, counts, ask, to, sign)
+
+
+def _by_text(line: dict[str, Any]) -> dict[str, Any]:
+    """The same question; "right" is the text's answer, however it is asked."""
+    text, memory = line["target"], line["metadata"]["other"]
+    text, memory = (text, memory) if line["metadata"]["ask"] == "text" else (memory, text)
+    return {**line, "target": text, "choices": [text, memory]}
+
+
+def _shift(found: Evaluation, arms: dict[Any, str], counts: Sequence[int], ask: str, to: str, sign: int) -> str:
+    n = counts[-1]
+    row = found.row(f"asked_{ask}", arms[n, to], "choice_margin")
+    back = found.row(f"asked_{ask}", arms[n, "memory" if to == "text" else "text"], "choice_margin")
+    share = found.row(f"asked_{ask}", arms[n, to], "choice_accuracy")
+    shifted = sure(row, sign) and beyond(row, sign)
+    clean = sign * (row.value - back.value) > 0
+    return (
+        f"Asked for {ask}, steered to {to} with sets of {n}: log-odds for the text from {row.baseline:.1f} to "
+        f"{number(row.value, row.low, row.high, 1)} ({said(row.p_holm)}); random sets: {row.control:.1f} "
+        f"({row.control_min:.1f} to {row.control_max:.1f}), beyond them "
+        f"{number(row.beyond or 0, row.beyond_low or 0, row.beyond_high or 0, 1)}, {said(row.p_control_holm)}. "
+        f"{percent(share)} answer by the text instead of {100 * (share.baseline or 0):.0f} %. "
+        f"{verdict(shifted, f'these sets shift answers towards {to}, more than random sets do')} The opposite sets: "
+        f"{back.value:.1f}, {'so the direction matters' if clean else 'so it is damage rather than direction'}.\n"
+    )

@@ -1,0 +1,51 @@
+"""Numbers as the page writes them, and what may be claimed of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from probes.evaluation import Evaluation, Row
+from probes.evaluation.plots import Point
+
+SURE = 0.05
+
+
+def percent(row: Row) -> str:
+    return f"{100 * row.value:.0f} % [{100 * row.low:.0f}, {100 * row.high:.0f}]"
+
+
+def number(value: float, low: float, high: float, digits: int = 2) -> str:
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def said(p: float | None) -> str:
+    return "" if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def sure(row: Row, sign: int) -> bool:
+    """Does the value differ from the baseline in this direction, more than chance would make it?"""
+    return row.difference is not None and sign * row.difference > 0 and (row.p_holm or 0) <= SURE
+
+
+def beyond(row: Row, sign: int) -> bool:
+    """And by more than the random controls?"""
+    return row.beyond is not None and sign * row.beyond > 0 and (row.p_control_holm or 0) <= SURE
+
+
+def points(rows: Sequence[Row], x: Sequence[Any]) -> list[Point]:
+    return [Point(at, row.value, row.low, row.high) for at, row in zip(x, rows, strict=True)]
+
+
+def around(rows: Sequence[Row], x: Sequence[Any]) -> list[Point]:
+    """The random controls: their mean, and the lowest and highest of them."""
+    found = [(at, row.control, row.control_min, row.control_max) for at, row in zip(x, rows, strict=True)]
+    return [Point(at, *values) for at, *values in found]
+
+
+def experts_of(found: Evaluation, arm: str) -> str:
+    return ", ".join(str(e).replace(".", "·") for e in found.arms[arm][0]["experts"])
+
+
+def verdict(found: bool, claim: str) -> str:
+    return f"Found: {claim}." if found else f"Not found: {claim}."
