@@ -258,11 +258,11 @@ def _take_away(path: str, memory: dict[str, Any]) -> None:
     with st.expander("Take it away: the spec, the command, both runs"):
         import json
 
-        st.caption("The interventions, as a file for `--intervention`:")
+        ui.quiet("The interventions, as a file for `--intervention`:")
         st.code(json.dumps(specs, indent=1), language="json")
         inline = [f"--intervention {shlex.quote(str(spec))}" for spec in memory["specs"]]
         command = f"probe steer {shlex.quote(path)} --prompt {shlex.quote(prompt)} {' '.join(inline)}"
-        st.caption("The same on the command line; with --out TRACE it keeps both runs in a trace:")
+        ui.quiet("The same on the command line; with --out TRACE it keeps both runs in a trace:")
         st.code(f"{command} --max-new-tokens {decoding.max_new_tokens}", language="bash", wrap_lines=True)
         st.download_button(
             "Everything as JSON", lambda: json.dumps(memory["result"].as_dict(), indent=1).encode(), "steering.json",
