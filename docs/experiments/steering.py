@@ -39,8 +39,7 @@ def steering(lab: Lab) -> Iterator[str]:
         for to in ("text", "memory")
     }
     series = [
-        Series(f"asked for {ask}, steered to {to}", points(some, map(str, counts)), True)
-        for (ask, to), some in rows.items()
+        Series(f"asked for {ask}, to {to}", points(some, map(str, counts)), True) for (ask, to), some in rows.items()
     ]
     base = {ask: found.row(f"asked_{ask}", "baseline", "choice_margin") for ask in both}
     caption = (
@@ -52,9 +51,9 @@ def steering(lab: Lab) -> Iterator[str]:
         "steermoe", caption, "Steering between text and memory", "experts in each set", "log-odds for the text", series
     )
     yield (
-        f"Sets of the n experts with the highest and the lowest risk difference, at the last token of the prompt, between "
-        f"{train} prompts asked `(from the text)` and the same {train} asked `(from memory)`; measured on {base['text'].n} other pairs without "
-        "rivals, as the log-odds of the two answers.\n"
+        "Sets of the n experts with the highest and the lowest risk difference, at the last token of the prompt, "
+        f"between {train} prompts asked `(from the text)` and the same {train} asked `(from memory)`; measured on "
+        f"{base['text'].n} other pairs without rivals, as the log-odds of the two answers.\n"
     )
     for ask, to, sign in (("memory", "text", 1), ("text", "memory", -1)):
         yield _shift(found, arms, counts, ask, to, sign)
