@@ -37,6 +37,9 @@ The model is at its ceiling on sums and facts, so nothing can raise these; what 
 
 def write(page: Path, out: Path, sizes: Sizes = FULL) -> None:
     """The generated part of `page`, and its pictures in `out`/img."""
+    import torch
+
+    torch.set_num_threads(1)  # the matrices are tiny: two threads take longer, on a busy machine far longer
     (out / "img").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         lab = Lab(Path(folder), out, sizes)

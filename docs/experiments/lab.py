@@ -20,12 +20,12 @@ CAPTURE = "logits,weights,norms,moments,hidden"
 class Sizes:
     """How many items of each kind, random controls, and train pairs."""
 
-    sums: int = 60
-    facts: int = 40
-    pairs: int = 40
+    sums: int = 120
+    facts: int = 120
+    pairs: int = 96
     train_pairs: int = 96
     references: int = 120
-    texts: int = 4
+    texts: int = 8
     controls: int = 5
     every: int = 2
 

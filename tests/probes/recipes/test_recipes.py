@@ -66,6 +66,30 @@ def test_risk_difference_makes_two_sets_and_their_reverse(trace):
     assert set(back.options["activate"]) == set(named[-3:])
 
 
+def test_the_ending_counts_only_the_last_tokens(trace):
+    """Over all tokens it is the metric itself; over the last ones, counted by hand."""
+    from probes.recipes.base import Asked
+    from probes.recipes.risk_difference import at_the_end
+
+    pair = {"label": "arithmetic", "against": "sql"}
+    whole = at_the_end(Asked(trace), 10_000, None, **pair).set_index(["layer", "expert"])["rd"]
+    metric = probes.analyze(trace, "risk_difference", **pair).set_index(["layer", "expert"])["rd"]
+    assert whole.to_dict() == pytest.approx(metric.to_dict())
+    shares = (
+        probes.open_trace(trace)
+        .sql(
+            "SELECT s.label, count(*) FILTER (expert = 14) / count(DISTINCT (sequence_id, position)) AS share "
+            "FROM assignments JOIN sequences s USING (run_id, sequence_id) "
+            "WHERE layer = 3 AND position >= s.n_tokens - 5 GROUP BY 1"
+        )
+        .set_index("label")["share"]
+    )
+    last = at_the_end(Asked(trace), 5, "3", **pair).set_index(["layer", "expert"])["rd"]
+    assert last[3, 14] == pytest.approx(shares["arithmetic"] - shares["sql"])
+    (spec,) = build("risk_difference:label=arithmetic,against=sql,ending=5,activate=1,deactivate=0", trace)
+    assert len(spec.options["activate"]) == 1
+
+
 @pytest.mark.skipif("prune" not in interventions(), reason="the catalogue has no prune yet")
 @pytest.mark.parametrize("criterion", ["frequency", "reap", "easy_ep", "mone"])
 def test_keep_lists_are_what_the_metric_marks(trace, criterion):
