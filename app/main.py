@@ -29,7 +29,7 @@ def main() -> None:
         sections[page.section].append(
             st.Page(shown, title=page.title, icon=page.icon, url_path=page.name, default=number == 0)
         )
-    st.navigation({name: pages for name, pages in sections.items() if pages}).run()
+    st.navigation({name: pages for name, pages in sections.items() if pages}, expanded=True).run()
 
 
 def _shown(page: Page, render: Callable[[Any], None]) -> Callable[[], None]:

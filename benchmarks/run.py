@@ -19,7 +19,7 @@ from benchmarks.results import Section, load, load_average, save, stamp
 from benchmarks.scale import FULL, QUICK, SCALES, Scale
 
 ROOT = Path(__file__).parent.parent
-SECTIONS = ("capture", "steering", "recording", "storage", "startup", "foreign", "metrics", "gpu")
+SECTIONS = ("capture", "steering", "recording", "storage", "startup", "foreign", "metrics", "pages", "gpu")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,6 +27,9 @@ class Scale:
     metric_rounds: int
     metric_tokens: int
     cache_tokens: int
+    page_tokens: int
+    page_layers: int
+    page_rounds: int
     segment_lengths: tuple[int, ...] = (4, 16, 64, 256)
     families: tuple[str, ...] = FAMILIES
 
@@ -48,6 +51,9 @@ FULL = Scale(
     metric_rounds=5,
     metric_tokens=32_768,
     cache_tokens=1_024,
+    page_tokens=1_048_576,
+    page_layers=16,
+    page_rounds=5,
 )
 QUICK = Scale(
     name="quick",
@@ -66,6 +72,9 @@ QUICK = Scale(
     metric_rounds=2,
     metric_tokens=8_192,
     cache_tokens=512,
+    page_tokens=65_536,
+    page_layers=16,
+    page_rounds=2,
 )
 SMOKE = Scale(
     name="smoke",
@@ -84,6 +93,9 @@ SMOKE = Scale(
     metric_rounds=1,
     metric_tokens=128,
     cache_tokens=32,
+    page_tokens=512,
+    page_layers=2,
+    page_rounds=1,
     segment_lengths=(4,),
     families=("OLMoE",),
 )

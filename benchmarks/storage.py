@@ -72,10 +72,10 @@ def measure(scale: Scale) -> Section:
     return section
 
 
-def replayed(batches: list[Batch]) -> list[Batch]:
-    """The batches `REPLAYS` times over, each time as other sequences; the arrays are shared."""
+def replayed(batches: list[Batch], times: int = REPLAYS) -> list[Batch]:
+    """The batches so many times over, each time as other sequences; the arrays are shared."""
     sequences = sum(len(batch.sequences) for batch in batches)
-    return [_moved(batch, n * len(batches), n * sequences) for n in range(REPLAYS) for batch in batches]
+    return [_moved(batch, n * len(batches), n * sequences) for n in range(times) for batch in batches]
 
 
 def _moved(batch: Batch, index: int, sequence: int) -> Batch:

@@ -8,7 +8,7 @@ from app.charts.base import EXPORT_SCALE, modebar, plain
 from app.charts.compare import difference_heatmap, pair_curves
 from app.charts.consistency import budget_curve, cache_curves, srp_curves
 from app.charts.overview import coverage_bars, layer_curve, load_cap, load_heatmap
-from app.charts.pruning import agreement_matrix, criteria_curves, importance_heatmap
+from app.charts.pruning import agreement_matrix, criteria_curves, evaluated_curves, importance_heatmap
 from app.charts.specialization import atlas, contrast_bars, label_heatmap
 from app.charts.sql import quick_chart
 from app.charts.steering import changed_bars, effect_bars, kl_bars
@@ -31,6 +31,7 @@ __all__ = [
     "criteria_curves",
     "difference_heatmap",
     "effect_bars",
+    "evaluated_curves",
     "flow_sankey",
     "importance_heatmap",
     "kl_bars",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from app.charts.base import figure_of, grid_of, layer_axis, whole_ticks
+from app.charts.base import figure_of, grid_of, layer_axis, plain, reference_line, whole_ticks
 from app.formats import number, percent
 from app.palette import scale
 from app.theme import COLORS
@@ -107,6 +107,41 @@ def criteria_curves(
     figure.update_yaxes(title_text=titles[1], rangemode="tozero", nticks=6, **shares)
     if reference is not None:
         figure.add_vline(x=reference, line={"width": 1.2, "dash": "dash", "color": colors["quiet"]})
+    return figure
+
+
+def evaluated_curves(frame: pd.DataFrame, theme: str, measure: str) -> go.Figure:
+    """What keeping a share of the experts leaves, one line per criterion with its 95 % intervals.
+
+    `frame`: criterion, keep (share), value, low, high, baseline, control (mean of the random controls, NaN for none).
+    """
+    import plotly.graph_objects as go
+
+    colors = COLORS[theme]
+    shades = [colors[name] for name in ("accent", "second", "good", "bad", "ink")]
+    traces: list[Any] = []
+    for at, (criterion, rows) in enumerate(frame.groupby("criterion", sort=True)):
+        spread = {"type": "data", "symmetric": False, "array": rows["high"] - rows["value"],
+                  "arrayminus": rows["value"] - rows["low"], "thickness": 1.4}  # fmt: skip
+        line = {"width": 2.2, "color": shades[at % len(shades)], "dash": DASHES[at % len(DASHES)]}
+        traces.append(
+            go.Scatter(x=rows["keep"], y=rows["value"], error_y=spread, mode="lines+markers", name=plain(criterion),
+                       line=line, marker={"size": 7})
+        )  # fmt: skip
+    controls = frame.dropna(subset=["control"]).groupby("keep", as_index=False)["control"].mean()
+    if not controls.empty:
+        traces.append(
+            go.Scatter(x=controls["keep"], y=controls["control"], mode="lines+markers", name="random",
+                       line={"width": 1.8, "dash": "dot", "color": colors["quiet"]},
+                       marker={"symbol": "diamond-open", "size": 8})
+        )  # fmt: skip
+    figure = figure_of(theme, traces, height=330)
+    figure.update_layout(showlegend=True)
+    figure.update_xaxes(title_text="share of experts kept", tickformat=".0%", range=[0, 1.02], showgrid=False)
+    figure.update_yaxes(title_text=plain(measure), rangemode="tozero", nticks=6)
+    baseline = frame["baseline"].dropna()
+    if len(baseline):
+        reference_line(figure, (float(baseline.iloc[0]), "baseline"), colors)
     return figure
 
 

@@ -73,7 +73,7 @@ def changed_bars(layers: pd.DataFrame, theme: str) -> go.Figure:
     figure = figure_of(theme, bars, height=240)
     figure.update_layout(barmode="group", bargap=0.3, showlegend=True)
     figure.update_xaxes(title_text="layer", showgrid=False, **layer_axis(layers["layer"]))
-    figure.update_yaxes(title_text="tokens rerouted", tickformat=".0%", range=[0, 1.04], nticks=5)
+    figure.update_yaxes(title_text="tokens rerouted", tickformat=".0%", rangemode="tozero", nticks=5)
     return figure
 
 

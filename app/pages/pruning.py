@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import charts, data, pruning, state, ui, words
-from app.formats import count, percent, plural
+from app import charts, data, pruned, pruning, state, ui, words
+from app.formats import count, number, percent, plural
 from app.pages import Here, Page
+from probes.errors import UsageError
 from probes.metrics.expert_importance import NEEDS
 
 PAGE = Page(name="pruning", title="Pruning", icon=":material/content_cut:", section="Change", order=0)
@@ -56,6 +57,7 @@ def render(here: Here) -> None:
         _agreement(table, names, chosen, n)
     _kept(table, keep, names, chosen, ratio, scope, n)
     _unwanted(table, keep, ratio, here)
+    _evaluated(here)
     _missing(able)
 
 
@@ -210,6 +212,49 @@ def _unwanted(table: pd.DataFrame, keep: pd.Series, ratio: float, here: Here) ->
     if shown:
         ui.html(f'<p class="rw-says">Dropped by all (layer·expert): {shown}{more}</p>')
     ui.data_buttons("votes", found)
+
+
+def _evaluated(here: Here) -> None:
+    """Curves that an evaluation measured, from its result."""
+    ui.section(
+        "What does it cost?",
+        "Importance says who carries what; what is lost without the others, only an evaluation says. Its result, as "
+        "--out wrote it, is drawn here.",
+    )
+    upload = st.file_uploader("Result of probe eval", type=["json"], key="pruning_result")
+    if upload is None:
+        arms = " ".join(f"--intervention expert_importance:criterion=reap,keep={keep}" for keep in (0.75, 0.5, 0.25))
+        st.code(
+            f"probe eval {here.run['model']} --tasks TASKS.jsonl --from {here.trace.name} {arms} --out pruning.json",
+            language="bash",
+            wrap_lines=True,
+        )
+        return
+    try:
+        found = pruned.curves(upload.getvalue())
+    except UsageError as error:
+        ui.problem(str(error))
+        return
+    measures = found[["task", "measure"]].drop_duplicates().apply(tuple, axis=1).tolist()
+    task, measure = state.pick("Measure", "measured", measures, shown=lambda pair: f"{pair[0]}: {pair[1]}")
+    rows = found[(found["task"] == task) & (found["measure"] == measure)]
+    best = rows.loc[rows["value"].idxmax()]
+    says = (
+        f"{len(rows)} measured points, n = {int(rows['n'].max())} items each; the highest value is "
+        f"{number(best['value'])} ({best['criterion']}, {percent(best['keep'])} kept), the baseline "
+        f"{number(best['baseline'])}."
+    )
+    ui.chart_block(
+        charts.evaluated_curves(rows, ui.theme(), f"{measure} ({rows['unit'].iloc[0]})"),
+        name="pruning-evaluated",
+        alt=f"{measure} over the share of experts kept, one line per criterion. {says}",
+        meanings=[
+            ("Bars", "95 % intervals, bootstrap over items."),
+            ("Random", "as many experts per layer drawn at random: the mean of the controls."),
+            ("", says),
+        ],
+        rows=rows,
+    )
 
 
 def _missing(able: list[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import charts, live, options, side_view, spec_form, state, steering_eval, ui, words
+from app import charts, live, options, served, side_view, spec_form, state, steering_eval, ui, words
 from app.formats import number, percent, plural
 from app.pages import Here, Page
 from probes.errors import ProbeError, UsageError
@@ -68,7 +68,15 @@ def _model(here: Here) -> str | None:
 
 def _memory() -> dict[str, Any]:
     """What this visitor asked for and got: kept in the session, seen by no one else."""
-    fresh: dict[str, Any] = {"specs": [], "address": None, "problem": "", "result": None, "controls": [], "asked": None}
+    fresh: dict[str, Any] = {
+        "specs": [],
+        "address": None,
+        "problem": "",
+        "result": None,
+        "controls": [],
+        "asked": None,
+        "kept": None,
+    }
     return st.session_state.setdefault(MEMORY, fresh)
 
 
@@ -150,7 +158,7 @@ def _run(path: str, prompt: str, decoding: Decoding, memory: dict[str, Any]) -> 
     places = side_view.places()
     try:
         memory["result"], memory["controls"] = _both(path, prompt, decoding, memory["specs"], places)
-        memory["asked"] = asked
+        memory["asked"], memory["kept"] = asked, None
     except ProbeError as error:
         memory["result"] = None
         places.clear()
@@ -235,14 +243,14 @@ def _result(path: str, memory: dict[str, Any]) -> None:
 
 
 def _numbers(found: Any, controls: list[Any]) -> None:
-    def beside(value: Any) -> str:
+    def beside(value: Any, shown: Any = number) -> str:
         known = [v for v in map(value, controls) if v is not None]
-        return f"random control {number(sum(known) / len(known))} (n = {len(known)})" if known else "no control"
+        return f"random control {shown(sum(known) / len(known))} (n = {len(known)})" if known else "no control"
 
     written = [t for t in found.tokens if t.generated]
     ui.tiles(
         [
-            ("Tokens rerouted", percent(found.changed_share), beside(lambda c: c.changed_share)),
+            ("Tokens rerouted", percent(found.changed_share), beside(lambda c: c.changed_share, percent)),
             ("KL, answer", number(found.mean_kl(True)), f"nats per token; {beside(lambda c: c.mean_kl(True))}"),
             ("KL, prompt", number(found.mean_kl(False)), f"nats per token; {beside(lambda c: c.mean_kl(False))}"),
             ("ln p of the answer", number(found.logprob_change(True)), f"change over {plural(len(written), 'token')}"),
@@ -253,18 +261,56 @@ def _numbers(found: Any, controls: list[Any]) -> None:
 
 
 def _take_away(path: str, memory: dict[str, Any]) -> None:
-    _, prompt, decoding, _ = memory["asked"]
+    _, prompt, decoding, texts = memory["asked"]
     specs = memory["result"].interventions
     with st.expander("Take it away: the spec, the command, both runs"):
         import json
 
-        st.caption("The interventions, as a file for `--intervention`:")
+        ui.quiet("The interventions, as a file for `--intervention`:")
         st.code(json.dumps(specs, indent=1), language="json")
-        inline = [f"--intervention {shlex.quote(str(spec))}" for spec in memory["specs"]]
-        command = f"probe steer {shlex.quote(path)} --prompt {shlex.quote(prompt)} {' '.join(inline)}"
-        st.caption("The same on the command line; with --out TRACE it keeps both runs in a trace:")
-        st.code(f"{command} --max-new-tokens {decoding.max_new_tokens}", language="bash", wrap_lines=True)
-        st.download_button(
-            "Everything as JSON", lambda: json.dumps(memory["result"].as_dict(), indent=1).encode(), "steering.json",
-            "application/json", icon=":material/download:", on_click="ignore",
-        )  # fmt: skip
+        ui.quiet("The same on the command line; with --out TRACE it keeps both runs in a trace:")
+        st.code(_command(path, prompt, decoding, texts), language="bash", wrap_lines=True)
+        with st.container(horizontal=True):
+            st.download_button(
+                "Everything as JSON", lambda: json.dumps(memory["result"].as_dict(), indent=1).encode(),
+                "steering.json", "application/json", icon=":material/download:", on_click="ignore",
+            )  # fmt: skip
+            if st.button("Keep both runs in a trace", icon=":material/save:", disabled=bool(memory["kept"])):
+                memory["kept"] = _keep_runs(path, prompt, decoding, texts)
+                if memory["kept"]:
+                    st.rerun()  # the list of traces in the sidebar is one longer
+        if memory["kept"]:
+            _kept(memory["kept"])
+
+
+def _command(path: str, prompt: str, decoding: Decoding, specs: tuple[str, ...]) -> str:
+    words = ["probe", "steer", path, "--prompt", prompt]
+    words += [word for spec in specs for word in ("--intervention", spec)]
+    words += ["--max-new-tokens", str(decoding.max_new_tokens)]
+    words += [word for text in decoding.stop for word in ("--stop", text.replace("\n", "\\n"))]
+    return shlex.join(words)
+
+
+def _keep_runs(path: str, prompt: str, decoding: Decoding, specs: tuple[str, ...]) -> Path | None:
+    """Both once more, recorded into a trace of their own, which this visitor then finds among the others."""
+    from probes.side_by_side import side_by_side
+
+    file = served.new_trace("steered")
+    try:
+        with live.models().use(path) as (model, tokenizer), st.spinner("both runs are recorded …"):
+            side_by_side(model, tokenizer, prompt, list(specs), decoding=decoding, trace=str(file))
+    except ProbeError as error:
+        ui.problem(str(error))
+        return None
+    served.keep(file)
+    return file
+
+
+def _kept(file: Path) -> None:
+    name = served.short(str(file), served.traces())
+    link = ui.link("compare", "compare the two runs", trace=name, run=2)
+    ui.html(f'<p class="rw-says">Kept as {ui.strong(name)}: {link}</p>')
+    st.download_button(
+        "The trace", lambda: file.read_bytes(), file.name, "application/octet-stream",
+        key="steering_trace", icon=":material/download:", on_click="ignore",
+    )  # fmt: skip

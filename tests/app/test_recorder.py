@@ -53,14 +53,15 @@ def test_records_and_tells_how_far_it_is(olmoe_folder, tmp_path):
 
 def test_cancelling_keeps_what_is_recorded(olmoe_folder, tmp_path):
     words = ["--capture", "ids", "--max-new-tokens", "60", "--batch-size", "1"]
-    job = recorder.start(olmoe_folder, PROMPTS, "p.jsonl", "cut", str(tmp_path), words)
+    many = b"\n".join([PROMPTS] * 20)  # enough that it cannot be done before it is told to stop
+    job = recorder.start(olmoe_folder, many, "p.jsonl", "cut", str(tmp_path), words)
     wait(lambda: (found := job.progress()) is not None and found.share > 0)
     job.cancel()
     wait(lambda: not job.running)
     assert job.outcome == "cancelled"
     run = open_trace(job.trace).run()
     assert run["status"] == "interrupted"
-    assert 0 < run["n_sequences"] < 24
+    assert 0 < run["n_sequences"] < 24 * 20
 
 
 def test_a_failure_says_why(tmp_path):

@@ -62,6 +62,15 @@ def test_a_link_fills_it_in_and_a_run_shows_both_sides(page):
     assert len(test.get("plotly_chart")) == 2
 
 
+def test_both_runs_can_be_kept_and_are_seen_among_the_traces(page):
+    test = ask(page(spec="ban:expert=0.1"), tokens=3)
+    test = button(test, "Keep both runs in a trace").click().run(timeout=120)
+    assert not test.exception
+    assert "compare the two runs" in shown(test)
+    picker = next(box for box in test.selectbox if box.label == "Trace")
+    assert any(name.startswith("steered-") for name in picker.options)
+
+
 def test_a_spec_that_does_not_fit_is_one_line(page):
     test = ask(page(spec="ban:layer=9,expert=1"))
     assert not test.exception

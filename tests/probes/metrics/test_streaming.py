@@ -23,14 +23,17 @@ from store.writer import TraceWriter
 LAYERS, EXPERTS, TOP_K, LENGTH, TOGETHER = 16, 64, 8, 1024, 32
 LIMIT = 2 << 30
 ASK = """
-import json, resource, sys, time
+import json, pathlib, sys, time
 from probes.analysis import analyze
 found = []
 for metric, options in json.loads(sys.argv[2]):
     start = time.process_time()
     frame = analyze(sys.argv[1], metric, **options)
     found.append([metric, len(frame), time.process_time() - start])
-print(json.dumps({"found": found, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+# Of this program alone: what getrusage tells includes the process it was forked from.
+status = pathlib.Path("/proc/self/status").read_text()
+peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+print(json.dumps({"found": found, "peak": peak * 1024}))
 """
 STORED = [["load", {}], ["npmi", {}], ["coactivation", {}]]
 STREAMED = [

@@ -1,0 +1,51 @@
+"""Steering live in a real browser: from a link to two texts, with a model that really runs."""
+
+import pytest
+
+from tests.browser.conftest import Server
+
+
+@pytest.fixture(scope="module")
+def steering(tmp_path_factory):
+    """A dashboard over a recording of the sample model."""
+    from probes.model import load_model
+    from probes.prompts import Prompt, Prompts
+    from probes.recording.record import record
+    from probes.sample import sample_path
+
+    path = tmp_path_factory.mktemp("steering") / "sums.duckdb"
+    model, tokenizer = load_model(sample_path() / "model")
+    record(
+        model,
+        Prompts([Prompt("p", "0", text="11+23=", label="arithmetic")], []),
+        path,
+        tokenizer=tokenizer,
+        progress=False,
+    )
+    running = Server([path])
+    yield running
+    running.interrupt()
+
+
+def test_a_link_a_prompt_and_a_click_show_both_texts(browser, steering):
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    tab = context.new_page()
+    errors = []
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.goto(f"{steering.address}/steering?spec=random")
+    prompt = tab.get_by_label("Prompt")
+    prompt.wait_for(timeout=60_000)
+    prompt.fill("47+35=<img src=x onerror=alert(1)>")
+    prompt.blur()
+    tab.get_by_text("Stop at the end of a line").click()
+    tab.get_by_role("button", name="Run").click()
+    tab.get_by_text("What does it write?").wait_for(timeout=180_000)
+    sides = tab.locator(".rw-side-text")
+    assert sides.count() == 2
+    assert tab.locator(".rw-side-text mark").count() > 0  # under random choice it writes something else
+    assert tab.locator(".rw-sides img").count() == 0
+    assert "spec=random" in tab.url
+    tab.reload()
+    tab.get_by_text("Random choice").first.wait_for(timeout=60_000)
+    assert errors == []
+    context.close()
