@@ -41,6 +41,7 @@ docs: $(STAMP)
 	$(BIN)/python -m store.reference > docs/sql.md
 	$(BIN)/probe demo --no-serve --out build/docs.duckdb
 	$(BIN)/python docs/findings.py build/docs.duckdb
+	$(BIN)/python docs/effects.py
 	$(BIN)/python docs/screenshots.py build/docs.duckdb --choose tokens:token=14
 
 clean:

@@ -27,7 +27,8 @@ EXPERIMENTS = (banning, steering, boosting, curves, pruning, decoding)
 HEAD = """What is named by a recording was recorded from other texts than those measured: every second document of
 `prompts.jsonl` (some of the others are read for perplexity), or other pairs of questions. Each intervention is compared
 with the same model without it, paired over the items, and with {controls} random controls of the same size: the same
-intervention with as many other experts of the same layers, or random choice where no experts are named. Numbers in
+intervention with as many other experts of the same layers (numbers of experts and noise: with random choice; decoding
+strategies: with plain decoding). Numbers in
 brackets are 95 % intervals, percentile bootstrap over items, 2,000 resamples; p is of a sign-flip test over items,
 corrected by Holm over all tests of the experiment. An interval of width 0 means that no item differed.
 

@@ -22,7 +22,7 @@ class Sizes:
 
     sums: int = 120
     facts: int = 120
-    pairs: int = 96
+    pairs: int = 48
     train_pairs: int = 96
     references: int = 120
     texts: int = 8

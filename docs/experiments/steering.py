@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from experiments.lab import Lab
 from experiments.words import beyond, number, percent, points, said, sure, verdict
 from probes.evaluation import Evaluation
 from probes.evaluation.plots import Series
+from probes.evaluation.statistics import Sums, against, resamples
 
 # The last token of a prompt, after which the answer is written. Chosen on the train pairs, as were both sets together
 # over one of them alone.
@@ -21,11 +24,11 @@ def steering(lab: Lab) -> Iterator[str]:
         ask: [x for x in lab.lines(f"tasks/context_{ask}") if x["metadata"]["rivals"] == 0]
         for ask in ("text", "memory")
     }
-    train, test = lab.sizes.train_pairs, lab.sizes.train_pairs + lab.sizes.pairs
+    train = lab.sizes.train_pairs
     keys = ("id", "label", "text", "metadata")
     pairs = [{key: line[key] for key in keys} for some in both.values() for line in some[:train]]
     trace = lab.record("pairs", pairs)
-    tasks = [lab.task(f"asked_{ask}", [_by_text(x) for x in some[train:test]]) for ask, some in both.items()]
+    tasks = [lab.task(f"asked_{ask}", [_by_text(x) for x in some[-lab.sizes.pairs :]]) for ask, some in both.items()]
     counts = (2, 4, 8)
     arms = {
         (n, to): f"{RECIPE},activate={n},deactivate={n},reverse={to == 'memory'}"
@@ -53,7 +56,8 @@ def steering(lab: Lab) -> Iterator[str]:
     yield (
         "Sets of the n experts with the highest and the lowest risk difference, at the last token of the prompt, "
         f"between {train} prompts asked `(from the text)` and the same {train} asked `(from memory)`; measured on "
-        f"{base['text'].n} other pairs without rivals, as the log-odds of the two answers.\n"
+        f"{base['text'].n} other pairs without rivals, on which nothing was chosen, as the log-odds of the two "
+        "answers.\n"
     )
     for ask, to, sign in (("memory", "text", 1), ("text", "memory", -1)):
         yield _shift(found, arms, counts, ask, to, sign)
@@ -67,18 +71,30 @@ def _by_text(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shift(found: Evaluation, arms: dict[Any, str], counts: Sequence[int], ask: str, to: str, sign: int) -> str:
-    n = counts[-1]
-    row = found.row(f"asked_{ask}", arms[n, to], "choice_margin")
-    back = found.row(f"asked_{ask}", arms[n, "memory" if to == "text" else "text"], "choice_margin")
-    share = found.row(f"asked_{ask}", arms[n, to], "choice_accuracy")
+    n, task = counts[-1], f"asked_{ask}"
+    back = arms[n, "memory" if to == "text" else "text"]
+    row = found.row(task, arms[n, to], "choice_margin")
+    share = found.row(task, arms[n, to], "choice_accuracy")
     shifted = sure(row, sign) and beyond(row, sign)
-    clean = sign * (row.value - back.value) > 0
+    apart = against(_margins(found, task, arms[n, to]), _margins(found, task, back), resamples(row.n, 0), _as_it_is)
+    directed = min(sign * apart[1], sign * apart[2]) > 0
+    claim = f"these sets shift the odds towards {to}, more than random sets do"
+    own = 100 * (row.beyond or 0) / row.difference if row.difference else 0.0
     return (
         f"Asked for {ask}, steered to {to} with sets of {n}: log-odds for the text from {row.baseline:.1f} to "
         f"{number(row.value, row.low, row.high, 1)} ({said(row.p_holm)}); random sets: {row.control:.1f} "
         f"({row.control_min:.1f} to {row.control_max:.1f}), beyond them "
-        f"{number(row.beyond or 0, row.beyond_low or 0, row.beyond_high or 0, 1)}, {said(row.p_control_holm)}. "
-        f"{percent(share)} answer by the text instead of {100 * (share.baseline or 0):.0f} %. "
-        f"{verdict(shifted, f'these sets shift answers towards {to}, more than random sets do')} The opposite sets: "
-        f"{back.value:.1f}, {'so the direction matters' if clean else 'so it is damage rather than direction'}.\n"
+        f"{number(row.beyond or 0, row.beyond_low or 0, row.beyond_high or 0, 1)}, {said(row.p_control_holm)}: "
+        f"{own:.0f} % of the shift, the rest is what any such edit does. {percent(share)} answer by the text instead "
+        f"of {100 * (share.baseline or 0):.0f} %. {verdict(shifted, claim)} "
+        f"Minus the opposite sets: {number(*apart, 1)}. {verdict(directed, 'the direction of the sets matters')}\n"
     )
+
+
+def _margins(found: Evaluation, task: str, arm: str) -> Sums:
+    values = np.array([item["margin"] for item in found.items if (item["task"], item["arm"]) == (task, arm)])
+    return Sums(values, np.ones(len(values)))
+
+
+def _as_it_is(ratio: Any) -> Any:
+    return ratio

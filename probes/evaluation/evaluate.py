@@ -195,5 +195,5 @@ def _notes(scorer: Scorer, rows: list[Row]) -> list[str]:
     return [
         f"targets were read {'token by token, as in decoding' if scorer.stepwise else 'in one pass'}",
         "intervals: percentile bootstrap over items, paired, 2,000 resamples",
-        f"p: sign-flip test over items, 10,000 flips; p_holm: Holm's correction over all {tests} tests here",
+        f"p: sign-flip test over items, 10,000 to 100,000 flips; p_holm: Holm's correction over all {tests} tests here",
     ]
