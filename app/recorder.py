@@ -35,6 +35,14 @@ COLUMNS = 100  # of the terminal the progress is written for
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 _BAR = re.compile(r"(\d+)%\|.*?\|\s*(\S+)/(\S+) \[(.*?tokens/s.*?)\]")
+# A dashboard that a script started in the background has Ctrl-C ignored, and children inherit that; but cancelling is
+# Ctrl-C.
+PROBE = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from probes.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
 _jobs: dict[str, Recording] = {}
 _lock = threading.Lock()
 
@@ -188,7 +196,7 @@ def _launched(trace: Path, words: list[str], file: Path) -> Recording:
     """The process, on a terminal of its own: only there does it show its progress."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, COLUMNS, 0, 0))
-    command = [sys.executable, "-P", "-m", "probes.cli.main", *words]
+    command = [sys.executable, "-P", "-c", PROBE, *words]
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, cwd=file.parent, env=_environment(),
         start_new_session=True,

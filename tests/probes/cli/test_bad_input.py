@@ -150,8 +150,10 @@ def test_dry_run_writes_nothing(record, tmp_path, capsys):
 
 
 # The command itself, but committing many times a second: on a fast machine it would be over before the first commit.
+# And heeding Ctrl-C also where whoever started the tests in the background has it ignored.
 OFTEN = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from store.writer import TraceWriter
 for make in (TraceWriter.create, TraceWriter.resume):
     make.__func__.__kwdefaults__["flush_seconds"] = 0.2
