@@ -148,7 +148,7 @@ class TraceWriter:
     @property
     def bytes_written(self) -> int:
         """Size of the file now."""
-        return sum(p.stat().st_size for p in (self.path, Path(f"{self.path}.wal")) if p.exists())
+        return sum(map(_size, (self.path, Path(f"{self.path}.wal"))))
 
     def write(self, batch: Batch) -> None:
         """Queue a batch; blocks while the thread is behind; raises what went wrong there."""
@@ -268,3 +268,11 @@ def _same_model(con: Any, path: Path, run: RunInfo) -> None:
         raise TraceError(
             f"{path}: already a trace of another model ({others[0][0]}, not {run.model}); choose another output file"
         )
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; 0 for none. The writer's thread takes the log away between any two looks at it."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
