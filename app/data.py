@@ -5,6 +5,7 @@ The key is the file's identity (path, change time, size), so a trace that is bei
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,8 +39,8 @@ class TraceFile:
 
 def identify(path: str) -> TraceFile:
     """The file's identity now; FileNotFoundError where there is none. A write-ahead log beside it counts as part."""
-    files = _files(Path(path))
-    stats = [file.stat() for file in files]
+    first, *rest = _files(Path(path))
+    stats = [first.stat(), *filter(None, map(_stat, rest))]
     return TraceFile(path, max(s.st_mtime_ns for s in stats), sum(s.st_size for s in stats))
 
 
@@ -118,6 +119,14 @@ def open_file(trace: TraceFile) -> Any:
     from store.trace import open_trace
 
     return open_trace(trace.path, wait=READ_SECONDS)
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    """None for a file that has gone meanwhile: a writer's log comes and goes."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
 
 
 def _files(path: Path) -> list[Path]:

@@ -21,6 +21,7 @@ from store import database, queries
 from store.alive import is_alive
 from store.chunks import COLUMNS, read_chunk, sequence_groups
 from store.errors import TraceError
+from store.sizes import size
 from store.totals import read_aggregates
 
 MAX_ROWS = 400_000
@@ -41,8 +42,7 @@ class Trace:
     @property
     def nbytes(self) -> int:
         """Size of the file, with the log beside it where there is one."""
-        files = (self.path, Path(f"{self.path}.wal"))
-        return sum(file.stat().st_size for file in files if file.exists())
+        return size(self.path)
 
     @property
     def schema_version(self) -> int:

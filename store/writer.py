@@ -22,6 +22,7 @@ from store.batch import Batch, LayerInfo, LayerRows, RunInfo, check_batch
 from store.commit import Recording, insert_run
 from store.errors import TraceError
 from store.resume import load_recording
+from store.sizes import size
 
 __all__ = ["Batch", "LayerInfo", "LayerRows", "RunInfo", "TraceWriter"]
 
@@ -148,7 +149,7 @@ class TraceWriter:
     @property
     def bytes_written(self) -> int:
         """Size of the file now."""
-        return sum(map(_size, (self.path, Path(f"{self.path}.wal"))))
+        return size(self.path)
 
     def write(self, batch: Batch) -> None:
         """Queue a batch; blocks while the thread is behind; raises what went wrong there."""
@@ -268,11 +269,3 @@ def _same_model(con: Any, path: Path, run: RunInfo) -> None:
         raise TraceError(
             f"{path}: already a trace of another model ({others[0][0]}, not {run.model}); choose another output file"
         )
-
-
-def _size(path: Path) -> int:
-    """Bytes of a file; 0 for none. The writer's thread takes the log away between any two looks at it."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
