@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 
 from probes import metrics
-from probes.analysis import TaggedSource, TraceSource, analyze, noise_test
+from probes.analysis import analyze, noise_test
 from probes.findings import overview
 from probes.metrics.permutation import false_discovery, p_values
 from probes.metrics.plots import save_plot
+from probes.sources import TaggedSource, TraceSource
 from store.trace import open_trace
 
 HERE = Path(__file__).resolve().parent

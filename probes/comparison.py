@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probes.analysis import TraceSource, analyze, opened, ranges
+from probes.analysis import analyze
 from probes.errors import ProbeError, UsageError
 from probes.metrics.load import coefficient_of_variation
 from probes.metrics.registry import Column
 from probes.metrics.tables import ratio
+from probes.sources import TraceSource, opened, ranges
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from probes.analysis import Asked, TraceSource, opened
+from probes.analysis import Asked
+from probes.sources import TraceSource, opened
 
 if TYPE_CHECKING:
     import pandas as pd

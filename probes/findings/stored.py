@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probes.analysis import TraceSource
 from probes.findings import facts
 from probes.findings.finding import Finding, command_about
 from probes.metrics import get
 from probes.metrics.run import run
+from probes.sources import TraceSource
 from store import finding_queries
 
 if TYPE_CHECKING:

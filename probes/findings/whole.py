@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
-from probes.analysis import noise_test, opened
+from probes.analysis import noise_test
 from probes.findings import facts
 from probes.findings.finding import FEWEST_SEQUENCES, Finding
 from probes.findings.sequences import entropy_intervals, lift_interval, uncertain_tokens
@@ -17,6 +17,7 @@ from probes.metrics.permutation import PERMUTATIONS, Permuted, with_noise
 from probes.metrics.registry import Metric
 from probes.metrics.run import run_many
 from probes.sampling import narrowed
+from probes.sources import opened
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -34,7 +34,7 @@ class Asked:
     @property
     def opened(self) -> Any:
         """The open trace."""
-        from probes.analysis import opened
+        from probes.sources import opened
 
         return opened(self.trace)
 

@@ -39,7 +39,7 @@ def build(asked: Asked, options: dict[str, Any], words: dict[str, Any]) -> Itera
 def at_the_end(asked: Asked, count: int, layers: str | None, label: str, against: str) -> pd.DataFrame:
     """The metric over the last `count` tokens of every sequence."""
     from probes import metrics
-    from probes.analysis import TaggedSource, TraceSource
+    from probes.sources import TaggedSource, TraceSource
 
     source = TraceSource(asked.opened, asked.run_id, layers)
     names = [label, against]

@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 
 from probes import metrics
-from probes.analysis import TraceSource, analyze, layers_of
+from probes.analysis import analyze
 from probes.cli.main import main
 from probes.errors import ProbeError, UsageError
 from probes.ingest import import_npz
 from probes.metrics.render import as_object, render
+from probes.sources import TraceSource, layers_of
 from store.trace import open_trace
 from tests.probes.metrics.cases import NOT_IN_A_FILE, Case, random_case
 from tests.probes.metrics.lawbook import options, same
