@@ -13,6 +13,7 @@ from app.formats import count, date
 from app.pages import SECTIONS, Here, Page, discover
 from app.served import short, traces
 from app.theme_watch import watch_theme
+from app.trace_file import shown_first
 from store.errors import TraceError
 
 PICTURES = Path(__file__).parent / "components"
@@ -34,7 +35,7 @@ def main() -> None:
 
 def _shown(page: Page, render: Callable[[Any], None]) -> Callable[[], None]:
     def draw() -> None:
-        ui.begin()
+        ui.begin(page.charts)
         state.carry_over(page.name)
         paths = traces()
         here = choose(paths, ui.full_state if page.needs_trace else _nothing)
@@ -110,8 +111,7 @@ def _pick_trace(paths: list[str]) -> str:
 
 def _pick_run(runs: Any) -> dict[str, Any]:
     rows = {int(row["run_id"]): row for row in runs.to_dict("records")}
-    # What is complete comes before what is not, the newest first.
-    best = sorted(rows, key=lambda run_id: (rows[run_id]["status"] == "complete", run_id))[-1]
+    best = int(shown_first(rows.values())["run_id"])
     if len(rows) == 1:
         return rows[best]
     with st.sidebar:

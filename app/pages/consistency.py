@@ -12,7 +12,7 @@ from app.formats import count, number, percent, size
 from app.intervals import FEWEST
 from app.pages import Here, Page
 
-PAGE = Page(name="consistency", title="Consistency", icon=":material/cached:", section="Analyse", order=1)
+PAGE = Page(name="consistency", title="Consistency", icon=":material/cached:", section="Analyse", order=1, charts=True)
 LENGTHS = (2, 4, 8, 16, 32, 64, 128, 256)
 FORESIGHT = (4, 16, 64)  # how far ahead the best cache may look
 POLICIES = {

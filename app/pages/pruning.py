@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,13 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, data, pruned, pruning, state, ui, words
+from app.copyable import copyable
 from app.formats import count, number, percent, plural
 from app.pages import Here, Page
 from probes.errors import UsageError
 from probes.metrics.expert_importance import NEEDS
 
-PAGE = Page(name="pruning", title="Pruning", icon=":material/content_cut:", section="Change", order=0)
+PAGE = Page(name="pruning", title="Pruning", icon=":material/content_cut:", section="Change", order=0, charts=True)
 NAMES = {
     "frequency": ("frequency", "= how many tokens chose the expert"),
     "soft_frequency": ("soft frequency", "= the sum of its routing weights"),
@@ -225,11 +227,8 @@ def _evaluated(here: Here) -> None:
     upload = st.file_uploader("Result of probe eval", type=["json"], key="pruning_result")
     if upload is None:
         arms = " ".join(f"--intervention expert_importance:criterion=reap,keep={keep}" for keep in (0.75, 0.5, 0.25))
-        st.code(
-            f"probe eval {here.run['model']} --tasks TASKS.jsonl --from {here.trace.name} {arms} --out pruning.json",
-            language="bash",
-            wrap_lines=True,
-        )
+        model, trace = shlex.quote(str(here.run["model"])), shlex.quote(here.trace.name)
+        copyable(f"probe eval {model} --tasks TASKS.jsonl --from {trace} {arms} --out pruning.json", "pruning_command")
         return
     try:
         found = pruned.curves(upload.getvalue())

@@ -15,7 +15,7 @@ from app.intervals import FEWEST
 from app.pages import Here, Page
 from app.palette import expert_color
 
-PAGE = Page(name="structure", title="Structure", icon=":material/hub:", section="Analyse", order=4)
+PAGE = Page(name="structure", title="Structure", icon=":material/hub:", section="Analyse", order=4, charts=True)
 PAIRS = {"npmi": "above chance (nPMI)", "lift": "lift", "conditional": "share"}
 TIES = 60  # drawn at most
 FEWEST_TOGETHER = 5  # tokens, below which a tie is noise

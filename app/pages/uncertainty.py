@@ -15,7 +15,9 @@ from app.pages import Here, Page
 from app.token_text import visible
 from app.uncertainty import MEASURES, by_label, overall
 
-PAGE = Page(name="uncertainty", title="Uncertainty", icon=":material/psychology_alt:", section="Analyse", order=2)
+PAGE = Page(
+    name="uncertainty", title="Uncertainty", icon=":material/psychology_alt:", section="Analyse", order=2, charts=True
+)
 SPREAD_ROWS = 150_000  # for the width of the intervals
 TOKEN_ROWS = 250_000
 TOP_P_ROWS = 60_000  # every row sorts the scores of all experts
