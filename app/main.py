@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ def _nothing(*words: str) -> None:
 
 
 def _unreadable(path: str, error: TraceError, say: Callable[..., None] = ui.full_state) -> None:
-    say("The trace cannot be read", str(error), f"probe info {path}")
+    say("The trace cannot be read", str(error), f"probe info {shlex.quote(path)}")
 
 
 def _open(path: str, say: Callable[..., None]) -> Here | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,11 @@ class TraceFile:
     @property
     def name(self) -> str:
         return Path(self.path).name
+
+    @property
+    def quoted(self) -> str:
+        """The name as a word of a command line, whatever characters it has."""
+        return shlex.quote(self.name)
 
 
 def identify(path: str) -> TraceFile:

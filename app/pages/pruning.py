@@ -94,7 +94,7 @@ def _with_load(table: pd.DataFrame, load: pd.DataFrame) -> pd.DataFrame:
 
 def _command(here: Here, able: list[str], ratio: float) -> str:
     asked = " ".join(f"--criterion {name}" for name in able)
-    return f"probe analyze expert_importance {here.trace.name} {asked} --keep {ratio:g}"
+    return f"probe analyze expert_importance {here.trace.quoted} {asked} --keep {ratio:g}"
 
 
 def _importance(table: pd.DataFrame, keep: pd.Series, chosen: str, ratio: float, scope: str, n: str) -> None:
@@ -227,8 +227,11 @@ def _evaluated(here: Here) -> None:
     upload = st.file_uploader("Result of probe eval", type=["json"], key="pruning_result")
     if upload is None:
         arms = " ".join(f"--intervention expert_importance:criterion=reap,keep={keep}" for keep in (0.75, 0.5, 0.25))
-        model, trace = shlex.quote(str(here.run["model"])), shlex.quote(here.trace.name)
-        copyable(f"probe eval {model} --tasks TASKS.jsonl --from {trace} {arms} --out pruning.json", "pruning_command")
+        model = shlex.quote(str(here.run["model"]))
+        copyable(
+            f"probe eval {model} --tasks TASKS.jsonl --from {here.trace.quoted} {arms} --out pruning.json",
+            "pruning_command",
+        )
         return
     try:
         found = pruned.curves(upload.getvalue())
