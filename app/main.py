@@ -36,12 +36,16 @@ def main() -> None:
 
 def _shown(page: Page, render: Callable[[Any], None]) -> Callable[[], None]:
     def draw() -> None:
-        ui.begin(page.charts)
+        ui.begin()
+        if page.charts:
+            ui.fetch_plotly()  # while the page's answers are being found
         state.carry_over(page.name)
         paths = traces()
         here = choose(paths, ui.full_state if page.needs_trace else _nothing)
         if here is not None or not page.needs_trace:
             _draw(here, render)
+        if not page.charts:
+            ui.fetch_plotly()  # for what comes next
         with st.sidebar:
             watch_theme()
 

@@ -33,18 +33,14 @@ def theme() -> str:
     return "dark" if st.context.theme.type == "dark" else "light"
 
 
-def begin(charts_follow: bool = False) -> None:
+def begin() -> None:
     """The type, spacing and colours of the HTML on this page."""
     colors = "".join(f"--rw-{name}: {color};" for name, color in COLORS[theme()].items())
     st.html(f"<style>:root {{{colors}}}\n{STYLE}</style>")
-    if charts_follow:
-        _fetch_plotly()
 
 
-def _fetch_plotly() -> None:
-    """An empty chart that nobody sees, first of all: the browser loads Plotly (most of a second) while the page's
-    answers are being found, not after.
-    """
+def fetch_plotly() -> None:
+    """An empty chart that nobody sees, which has the browser load Plotly: most of a second that nobody waits for."""
     with st.container(key="rw_fetch_plotly"):
         st.plotly_chart({"data": [{"type": "scatter"}]}, theme=None, key="fetch_plotly")
 
