@@ -6,12 +6,13 @@ from html import escape
 
 import streamlit as st
 
-from app import spec_form, ui
+from app import recipe_form, spec_form, ui
 from app.pages import Here
 from app.steering_memory import Memory
 from probes.errors import UsageError
 from probes.interventions import Spec, intervention
 
+WAYS = ("By hand", "From this trace")
 SHOWN = 200  # characters of a spec; one with mean outputs has thousands
 
 
@@ -24,8 +25,17 @@ def list_section(here: Here, mine: Memory) -> None:
         _row(mine, place, spec)
     if not mine.specs:
         ui.note("Nothing yet: the model would run as it is. Add an intervention below, or come from an expert's card.")
-    with st.popover("Add an intervention", icon=":material/add:"):
-        _by_hand(here, mine)
+    with st.popover("Add an intervention", icon=":material/add:", key="steering_add"):
+        _add(here, mine)
+
+
+@st.fragment  # the rest of the page stays as it is while a form is filled in
+def _add(here: Here, mine: Memory) -> None:
+    way = st.segmented_control("From", WAYS, default=WAYS[0], key="steering_way", label_visibility="collapsed")
+    added = recipe_form.form(here) if way == WAYS[1] else _by_hand(here)
+    if added:
+        mine.take([*mine.specs, *added])
+        st.rerun()
 
 
 def _row(mine: Memory, place: int, spec: Spec) -> None:
@@ -48,10 +58,8 @@ def _row(mine: Memory, place: int, spec: Spec) -> None:
         st.button("Remove", key=f"spec_gone_{place}", icon=":material/close:", on_click=mine.take, args=(rest,))
 
 
-def _by_hand(here: Here, mine: Memory) -> None:
+def _by_hand(here: Here) -> tuple[Spec, ...]:
     added = spec_form.form(len(here.layers))
     if isinstance(added, UsageError):
         ui.problem(str(added))
-    elif added is not None:
-        mine.take([*mine.specs, added])
-        st.rerun()
+    return (added,) if isinstance(added, Spec) else ()

@@ -39,7 +39,7 @@ def _spec(interventions: list[dict[str, Any]]) -> None:
     text = json.dumps(interventions, indent=1)
     st.code(text if len(text) <= LONGEST else f"{text[:LONGEST]}\n…", language="json", height=320)
     st.download_button(
-        FILE, text.encode(), FILE, "application/json",
+        FILE, lambda: text.encode(), FILE, "application/json",
         key="steering_spec", icon=":material/download:", on_click="ignore",
     )  # fmt: skip
 
