@@ -21,21 +21,32 @@ LABELS = ("label", "against")  # options that take a label of the sequences
 
 def form(here: Here) -> tuple[Spec, ...]:
     """Draws the form; the specs once they were looked at and added, else none."""
-    declared = _pick()
-    action = _action(declared)
+    left, right = st.columns([0.58, 0.42], gap="large")
+    with left:
+        declared = _pick()
+        action = _action(declared)
+        _ask(here, declared, action)
+    with right:
+        ui.definition([(f"{declared.title}:", f"{declared.does}."), ("Source", declared.source)])
+        path, run_id, name, chosen = st.session_state.get(KEY, ("", -1, "", {}))
+        if (path, run_id, name) == (here.trace.path, here.run_id, declared.name):
+            return _look(here, declared, chosen)
+    return ()
+
+
+def _ask(here: Here, declared: Recipe, action: Intervention | None) -> None:
+    """The options; what was asked last is kept, so that it is still there when it is added."""
     with st.form(f"{KEY}_{declared.name}", border=True):
         typed = _options(declared, here)
         if action is not None:
             typed |= _of_action(action, f"{KEY}_{declared.name}_{action.name}", declared)
-        if st.form_submit_button("Look whom it names", icon=":material/search:"):
-            try:
-                st.session_state[KEY] = (here.trace.path, here.run_id, declared.name, _changed(declared, typed))
-            except UsageError as error:
-                ui.problem(str(error))
-    path, run_id, name, chosen = st.session_state.get(KEY, ("", -1, "", {}))
-    if (path, run_id, name) != (here.trace.path, here.run_id, declared.name):
-        return ()
-    return _look(here, declared, chosen)
+        wanted = st.form_submit_button("Look whom it names", icon=":material/search:")
+    if wanted:
+        st.session_state.pop(KEY, None)
+        try:
+            st.session_state[KEY] = (here.trace.path, here.run_id, declared.name, _changed(declared, typed))
+        except UsageError as error:
+            ui.problem(str(error))
 
 
 def _pick() -> Recipe:
@@ -44,7 +55,6 @@ def _pick() -> Recipe:
         "Recipe", list(known), index=list(known).index("npmi"), key=f"{KEY}_name",
         format_func=lambda name: f"{known[name].title}  ·  {name}",
     )  # fmt: skip
-    ui.html(f'<p class="rw-quiet">{escape(known[name].does.capitalize())}. {escape(known[name].source)}</p>')
     return known[name]
 
 
@@ -95,13 +105,12 @@ def _look(here: Here, declared: Recipe, chosen: dict[str, Any]) -> tuple[Spec, .
     read = words.sample(found.smallest, command(here, declared.name, chosen)) if found.smallest else ""
     ui.html(f'<p class="rw-says">{escape(recipe_build.says(found.specs, routers))}</p>')
     ui.quiet(f"{read[:1].upper()}{read[1:]}." if read else "From sums stored in the trace.")
-    st.code(recipe_build.preview(found.specs), language="yaml", height=min(260, 60 + 22 * _lines(found.specs)))
-    added = st.button("Add to the list", icon=":material/add:", type="primary", key=f"{KEY}_add")
-    return found.specs if added else ()
-
-
-def _lines(specs: tuple[Spec, ...]) -> int:
-    return recipe_build.preview(specs).count("\n")
+    text = recipe_build.preview(found.specs)
+    st.code(text, language="yaml", height=min(300, 48 + 24 * text.count("\n")))
+    if not st.button("Add to the list", icon=":material/add:", type="primary", key=f"{KEY}_add"):
+        return ()
+    del st.session_state[KEY]
+    return found.specs
 
 
 def command(here: Here, recipe: str, chosen: Mapping[str, Any]) -> str:

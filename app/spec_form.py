@@ -17,9 +17,8 @@ KEY = "spec_form"
 LONGEST = 4_000  # characters of a list of specs in the address
 
 
-def form(num_layers: int) -> Spec | UsageError | None:
+def form(declared: Intervention, num_layers: int) -> Spec | UsageError | None:
     """Draws the form. A spec when one was added, what is wrong with it, or None."""
-    declared = _pick()
     with st.form(f"{KEY}_{declared.name}", border=True):
         words: dict[str, Any] = {"name": declared.name}
         if declared.named:
@@ -38,7 +37,8 @@ def form(num_layers: int) -> Spec | UsageError | None:
         return error
 
 
-def _pick() -> Intervention:
+def pick() -> Intervention:
+    """Which intervention it is."""
     known = interventions()
     name = st.selectbox(
         "Intervention",
@@ -46,7 +46,6 @@ def _pick() -> Intervention:
         index=list(known).index("ban"),
         format_func=lambda name: f"{known[name].title}  ·  {name}",
         key=f"{KEY}_name",
-        help="What can be done to the routing; its definition stands below.",
     )
     return known[name]
 

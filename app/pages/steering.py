@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
 from app import live, options, side_view, state, steering_eval, steering_run, ui
 from app.formats import plural
 from app.pages import Here, Page
-from app.sections.steering_list import list_section
+from app.sections.steering_list import add_section, list_section
 from app.sections.steering_result import result_section
 from app.steering_memory import Memory, Request, memory
 from probes.errors import ProbeError
@@ -17,6 +18,7 @@ from probes.generation import Decoding
 
 PAGE = Page(name="steering", title="Steering", icon=":material/alt_route:", section="Change", order=1)
 LONGEST_PROMPT = 20_000
+TOKENS = ("most likely", "drawn")
 
 
 def render(here: Here) -> None:
@@ -35,7 +37,8 @@ def render(here: Here) -> None:
     with left:
         prompt, decoding = _prompt(here)
     with right:
-        list_section(here, mine)
+        list_section(mine)
+    add_section(here, mine)
     _run(Request(path, prompt, decoding, tuple(mine.specs)), mine)
     if mine.outcome is not None:
         result_section(mine.outcome, mine)
@@ -66,9 +69,20 @@ def _prompt(here: Here) -> tuple[str, Decoding]:
     key = f"steering_prompt_{state.read_int('sequence')}"
     prompt = st.text_area("Prompt", given, height=130, max_chars=LONGEST_PROMPT, key=key)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        new_tokens = st.number_input("New tokens at most", 1, 512, 40, key="steering_new", width=220)
-        line = st.checkbox("Stop at the end of a line", key="steering_line")
-    return prompt, Decoding(int(new_tokens), ("\n",) if line else ())
+        new_tokens = st.number_input("New tokens at most", 1, 512, 40, key="steering_new", width=190)
+        drawn = st.segmented_control("Each token", TOKENS, default=TOKENS[0], key="steering_drawn") == TOKENS[1]
+    line = st.checkbox("Stop at the end of a line", key="steering_line")
+    sampling = _sampling() if drawn else {}
+    return prompt, Decoding(int(new_tokens), ("\n",) if line else (), **sampling)
+
+
+def _sampling() -> dict[str, Any]:
+    """How tokens are drawn: the same luck for the baseline, the steered model and the controls."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        temperature = st.number_input("Temperature", 0.05, 5.0, 1.0, 0.1, key="steering_temperature", width=140)
+        top_p = st.number_input("Top p", 0.05, 1.0, 1.0, 0.05, key="steering_top_p", width=140)
+        seed = st.number_input("Seed", 0, 2**31 - 1, 0, key="steering_seed", width=140, help="the same for both texts")
+    return {"sample": True, "temperature": float(temperature), "top_p": float(top_p), "seed": int(seed)}
 
 
 def _run(request: Request, mine: Memory) -> None:

@@ -10,14 +10,14 @@ from app import recipe_form, spec_form, ui
 from app.pages import Here
 from app.steering_memory import Memory
 from probes.errors import UsageError
-from probes.interventions import Spec, intervention
+from probes.interventions import Intervention, Spec, intervention
 
 WAYS = ("By hand", "From this trace")
 SHOWN = 200  # characters of a spec; one with mean outputs has thousands
 
 
-def list_section(here: Here, mine: Memory) -> None:
-    """All of them in their order, and the way to add one."""
+def list_section(mine: Memory) -> None:
+    """All of them in their order."""
     ui.section("What is to be changed?")
     if mine.problem:
         ui.problem(f"The link names an intervention that cannot be read: {mine.problem}")
@@ -25,7 +25,11 @@ def list_section(here: Here, mine: Memory) -> None:
         _row(mine, place, spec)
     if not mine.specs:
         ui.note("Nothing yet: the model would run as it is. Add an intervention below, or come from an expert's card.")
-    with st.popover("Add an intervention", icon=":material/add:", key="steering_add"):
+
+
+def add_section(here: Here, mine: Memory) -> None:
+    """The forms, over the whole width: what is typed at the left, what it means at the right."""
+    with st.expander("Add an intervention", icon=":material/add:", expanded=not mine.specs):
         _add(here, mine)
 
 
@@ -36,6 +40,22 @@ def _add(here: Here, mine: Memory) -> None:
     if added:
         mine.take([*mine.specs, *added])
         st.rerun()
+
+
+def _by_hand(here: Here) -> tuple[Spec, ...]:
+    left, right = st.columns([0.58, 0.42], gap="large")
+    with left:
+        declared = spec_form.pick()
+        added = spec_form.form(declared, len(here.layers))
+        if isinstance(added, UsageError):
+            ui.problem(str(added))
+    with right:
+        ui.definition([("Formula", declared.formula), (f"{declared.title}:", f"{declared.does}."), *_more(declared)])
+    return (added,) if isinstance(added, Spec) else ()
+
+
+def _more(declared: Intervention) -> list[tuple[str, str]]:
+    return [("Source", declared.source), *([("Note", declared.notes)] if declared.notes else [])]
 
 
 def _row(mine: Memory, place: int, spec: Spec) -> None:
@@ -56,10 +76,3 @@ def _row(mine: Memory, place: int, spec: Spec) -> None:
     with gone:
         rest = [*specs[:place], *specs[place + 1 :]]
         st.button("Remove", key=f"spec_gone_{place}", icon=":material/close:", on_click=mine.take, args=(rest,))
-
-
-def _by_hand(here: Here) -> tuple[Spec, ...]:
-    added = spec_form.form(len(here.layers))
-    if isinstance(added, UsageError):
-        ui.problem(str(added))
-    return (added,) if isinstance(added, Spec) else ()
