@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,8 @@ def _sampling() -> dict[str, Any]:
 def _run(request: Request, mine: Memory) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         wanted = st.button("Run", type="primary", icon=":material/play_arrow:", disabled=not request.specs)
-        ui.quiet(_model_state(request.path))
+        state_of = st.empty()
+    state_of.html(_model_state(request.path))
     if not wanted:
         if mine.outcome is not None and mine.outcome.request != request:
             ui.quiet("What is below belongs to the last run; something above has changed since.")
@@ -100,10 +102,11 @@ def _run(request: Request, mine: Memory) -> None:
     except ProbeError as error:
         ui.problem(str(error))
     places.clear()
+    state_of.html(_model_state(request.path))
 
 
 def _model_state(path: str) -> str:
     loaded, used, waiting = live.models().state(path)
     queue = f"; {plural(waiting, 'other')} waiting" if waiting else ""
     busy = "in use by someone else" + queue if used else "in memory" if loaded else "loaded on the first run"
-    return f"{Path(path).name}: {busy}"
+    return f'<span class="rw-quiet">{escape(Path(path).name)}: {busy}</span>'

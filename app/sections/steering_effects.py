@@ -17,14 +17,19 @@ from probes.interventions import interventions
 HEAD = ("measure", "#baseline", "#steered", "#difference", "95 % interval", "#corrected p", "#random controls", "#n")
 
 
+SPREAD = ["low", "high", "baseline", "control_min", "control_max"]
+
+
 def effects_section(found: Any, command: str) -> None:
     """found: an `Evaluation` of one arm. command: what to type for the same."""
     frame = found.frame()
     steered = frame[frame["arm"] == "steered"]
     for task, rows in steered.groupby("task", sort=False):
         ui.html(cells.table(HEAD, map(_cells, rows.itertuples()), f"{task}: {_asked(found)}"))
+    ui.quiet(f"{'; '.join(found.notes)}.")
     for measure, rows in steered.dropna(subset=["baseline"]).groupby("measure", sort=False):
-        _chart(str(measure), rows)
+        if rows[SPREAD].stack().nunique() > 1:  # else there is nothing to see
+            _chart(str(measure), rows)
     with st.expander("All numbers, and the command that gives them"):
         st.dataframe(frame, hide_index=True)
         st.code(command, language="bash", wrap_lines=True)

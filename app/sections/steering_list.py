@@ -50,7 +50,7 @@ def _by_hand(here: Here) -> tuple[Spec, ...]:
         if isinstance(added, UsageError):
             ui.problem(str(added))
     with right:
-        ui.definition([("Formula", declared.formula), (f"{declared.title}:", f"{declared.does}."), *_more(declared)])
+        ui.definition([(f"{declared.title}:", f"{declared.does}."), ("Formula", declared.formula), *_more(declared)])
     return (added,) if isinstance(added, Spec) else ()
 
 

@@ -40,9 +40,10 @@ def take_away(outcome: Outcome, mine: Memory) -> None:
 
 
 def _spec(interventions: list[dict[str, Any]]) -> None:
-    ui.quiet("The interventions, as a file for `--intervention`:")
+    ui.quiet("The interventions, as a file for --intervention:")
     text = json.dumps(interventions, indent=1)
-    st.code(text if len(text) <= LONGEST else f"{text[:LONGEST]}\n…", language="json", height=320)
+    shown = text if len(text) <= LONGEST else f"{text[:LONGEST]}\n…"
+    st.code(shown, language="json", height=min(320, 56 + 24 * shown.count("\n")))
     file_button(text, "steering_spec")
 
 
