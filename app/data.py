@@ -6,6 +6,7 @@ The key is the file's identity (path, change time, size), so a trace that is bei
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,6 +96,7 @@ def analysis(trace: TraceFile, run_id: int, metric: str, **params: Any) -> Sampl
     return sampled(open_file(trace), metric, run_id, **params)
 
 
+@st.cache_data(show_spinner="Reading a sample of the trace …", max_entries=64)
 def analysis_or_why(trace: TraceFile, run_id: int, metric: str, **params: Any) -> Sampled | str:
     """The same, or the sentence that says what the trace lacks."""
     from probes.errors import ProbeError
@@ -111,6 +113,20 @@ def drawn(trace: TraceFile, run_id: int, most_rows: int = SAMPLE_ROWS) -> tuple[
     most_tokens = max(1, most_rows // max(1, len(layers(trace, run_id))))
     frame = open_file(trace).drawn(run_id, most_tokens)
     return frame["sequence_id"].tolist(), int(frame["n_tokens"].sum())
+
+
+def once(make: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+    """`make(*inputs, **options)`, made once for what it is made of, whoever looks: frames count by their values.
+
+    For figures and tables that take longer to make than their inputs take to compare. What comes back is shared: it is
+    only read.
+    """
+    return _made(f"{make.__module__}.{make.__qualname__}", make, inputs, options)
+
+
+@st.cache_resource(show_spinner=False, max_entries=200)
+def _made(name: str, _make: Callable[..., Any], inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    return _make(*inputs, **options)
 
 
 @st.cache_resource(show_spinner=False, max_entries=8)

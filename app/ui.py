@@ -6,7 +6,8 @@ Everything that is put into HTML goes through `escape`: names, labels and text c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import streamlit as st
 from app import charts, state
 from app.cells import Safe, href, link, safe
 from app.theme import COLORS
+from store.errors import TraceError
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -74,6 +76,23 @@ def findings(entries: Iterable[Any], links: Iterable[str]) -> None:
 def section(title: str, says: str = "") -> None:
     """A question as a heading, and its answer in a sentence."""
     st.html(f'<h2 class="rw-section">{escape(title)}</h2><p class="rw-says">{escape(says)}</p>')
+
+
+def part(render: Callable[..., None]) -> Callable[..., None]:
+    """A part of a page that is drawn anew by itself when something in it is chosen, while the rest stands still.
+
+    A trace that can no longer be read then is said in its place.
+    """
+
+    @st.fragment
+    @wraps(render)
+    def drawn(*inputs: Any) -> None:
+        try:
+            render(*inputs)
+        except TraceError as error:
+            problem(str(error))
+
+    return drawn
 
 
 def pick_layer(here: Any, label: str = "Layer", width: float = 0.22) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
@@ -19,6 +21,7 @@ POLICIES = {
     "belady": ("Belady", "the one used again last goes: the best there is, and it needs to know the future"),
 }
 GIB, MIB = 2**30, 2**20
+CACHES = "What does a cache of experts reach?"
 
 
 def render(here: Here) -> None:
@@ -33,9 +36,13 @@ def render(here: Here) -> None:
         return
     layer = _pick_layer(here)
     _srp(here, layer)
-    rates = _caches(here, layer)
-    if rates is not None:
-        _planner(here, rates)
+    rates = _hit_rates(here)
+    if isinstance(rates, str):
+        ui.section(CACHES)
+        ui.note(rates)
+        return
+    _caches(here, layer)
+    _planner(here, rates.table)
 
 
 def _pick_layer(here: Here) -> int | None:
@@ -64,7 +71,7 @@ def _srp(here: Here, layer: int | None) -> None:
     says = _srp_words(table, layer)
     ui.section(title, says)
     ui.chart_block(
-        charts.srp_curves(table, ui.theme(), layer=layer),
+        data.once(charts.srp_curves, table, ui.theme(), layer=layer),
         name="srp",
         alt=f"Curves of SRP over segment length. {says}",
         meanings=[
@@ -96,25 +103,32 @@ def _srp_words(table: pd.DataFrame, layer: int | None) -> str:
     return f"{says}; layer {layer} has {number(mine['srp'].iloc[0])}." if len(mine) else f"{says}."
 
 
-def _caches(here: Here, layer: int | None) -> pd.DataFrame | None:
-    """Draws the hit rates; returns policy, layer, cache_size, hit_rate for the planner."""
-    title, ahead = "What does a cache of experts reach?", state.read_int("ahead")
+def _every_size(here: Here) -> dict[str, Any]:
+    return {"level": ("layer",), "cache_size": planner.sizes(int(here.layers["num_experts"].max()))}
+
+
+def _hit_rates(here: Here) -> Any:
+    """Sampled table of policy, layer, cache_size, hit_rate, or why there is none."""
+    return data.analysis_or_why(here.trace, here.run_id, "cache_hit_rate", policy=tuple(POLICIES), **_every_size(here))
+
+
+@ui.part
+def _caches(here: Here, layer: int | None) -> None:
+    ahead = state.read_int("ahead")
     ahead = ahead if ahead in FORESIGHT else FORESIGHT[1]
-    sizes = planner.sizes(int(here.layers["num_experts"].max()))
-    common = {"level": ("layer",), "cache_size": sizes}
-    real = data.analysis_or_why(here.trace, here.run_id, "cache_hit_rate", policy=tuple(POLICIES), **common)
-    best = data.analysis_or_why(here.trace, here.run_id, "sch", segment_length=(ahead,), **common)
+    real = _hit_rates(here)
+    best = data.analysis_or_why(here.trace, here.run_id, "sch", segment_length=(ahead,), **_every_size(here))
     if isinstance(real, str) or isinstance(best, str):
-        ui.section(title)
-        ui.note(real if isinstance(real, str) else str(best))
-        return None
-    curves = _ways(real.table, best.table, ahead, layer)
+        ui.section(CACHES)
+        ui.note(str(best))
+        return
+    curves = data.once(_ways, real.table, best.table, ahead, layer)
     says = _cache_words(curves, here, layer)
-    ui.section(title, says)
+    ui.section(CACHES, says)
     state.pick("The informed cache (SCH) looks ahead", "ahead", list(FORESIGHT), default=FORESIGHT[1], kind="segmented",
                shown=lambda m: f"{m} tokens")  # fmt: skip
     ui.chart_block(
-        charts.cache_curves(
+        data.once(charts.cache_curves,
             curves,
             ui.theme(),
             experts=int(here.layers["num_experts"].max()),
@@ -132,7 +146,6 @@ def _caches(here: Here, layer: int | None) -> pd.DataFrame | None:
         ],
         rows=curves.drop(columns="known"),
     )  # fmt: skip
-    return real.table
 
 
 def _ways(real: pd.DataFrame, best: pd.DataFrame, ahead: int, layer: int | None) -> pd.DataFrame:
@@ -158,12 +171,13 @@ def _cache_words(curves: pd.DataFrame, here: Here, layer: int | None) -> str:
     )
 
 
+@ui.part
 def _planner(here: Here, rates: pd.DataFrame) -> None:
     head = st.container()
     one, budget, link, policy = _questions(here)
     top_k, experts = here.layers["top_k"].to_numpy(float), int(here.layers["num_experts"].max())
     curves = [
-        planner.curve(rates[rates["policy"] == name], top_k, experts, one).assign(policy=POLICIES[name][0])
+        data.once(planner.curve, rates[rates["policy"] == name], top_k, experts, one).assign(policy=POLICIES[name][0])
         for name in POLICIES
     ]
     mine = rates[rates["policy"] == policy]
@@ -179,7 +193,7 @@ def _planner(here: Here, rates: pd.DataFrame) -> None:
         ui.section("What does a memory budget buy?", says)
     _plan_tiles(found, experts, everything, enough, link, POLICIES[policy][0])
     ui.chart_block(
-        charts.budget_curve(frame, ui.theme(), budget=budget, all_experts=everything),
+        data.once(charts.budget_curve, frame, ui.theme(), budget=budget, all_experts=everything),
         name="budget",
         alt=f"Curves of bytes moved per token over memory for experts. {says}",
         meanings=[

@@ -136,7 +136,7 @@ def _load(here: Here, load: pd.DataFrame) -> None:
     ui.section("Who carries the load?", says)
     uniform = here.layers["top_k"] / here.layers["num_experts"]
     ui.chart_block(
-        charts.load_heatmap(load, ui.theme()),
+        data.once(charts.load_heatmap, load, ui.theme()),
         name="load",
         alt=f"Heat-map of load by layer and expert. {says}",
         meanings=[
@@ -164,13 +164,18 @@ def _entropy(here: Here, totals: pd.DataFrame) -> None:
         )
         return
     n_sequences = int(here.run["n_sequences"])
-    curve = entropy_curve(totals, data.ask(here.trace, "sampled_entropy", here.run_id, SAMPLED), n_sequences)
-    curve["n"] = totals["n_entropy"].astype(int)
+    sampled = data.ask(here.trace, "sampled_entropy", here.run_id, SAMPLED)
+    curve = data.once(entropy_curve, totals, sampled, n_sequences).assign(n=totals["n_entropy"].astype(int))
     says = words.curve(curve, "mean routing entropy, as a share of the largest possible,")
     ui.section(title, says)
     ui.chart_block(
-        charts.layer_curve(
-            curve, ui.theme(), name="entropy ÷ ln E", reference=(1.0, "all experts equally likely"), top=1.0
+        data.once(
+            charts.layer_curve,
+            curve,
+            ui.theme(),
+            name="entropy ÷ ln E",
+            reference=(1.0, "all experts equally likely"),
+            top=1.0,
         ),
         name="entropy",
         alt=f"Curve of mean routing entropy by layer. {says}",
@@ -187,19 +192,23 @@ def _entropy(here: Here, totals: pd.DataFrame) -> None:
     )
 
 
+@ui.part
 def _balance(here: Here, load: pd.DataFrame, totals: pd.DataFrame) -> None:
     n_sequences = int(here.run["n_sequences"])
     measure = state.one_of("balance", list(MEASURES))
     sampled = data.ask(here.trace, "sampled_load", here.run_id, SAMPLED)
-    curve = balance_curve(load, sampled, measure, n_sequences)
-    curve["n"] = totals["n_tokens"].astype(int)
+    curve = data.once(balance_curve, load, sampled, measure, n_sequences).assign(n=totals["n_tokens"].astype(int))
     name, meaning = MEASURE_NAMES[measure]
     says = words.curve(curve, name)
     ui.section("How evenly is the work spread?", says)
     state.pick("Measure", "balance", list(MEASURES), kind="segmented", label_visibility="collapsed")
     ui.chart_block(
-        charts.layer_curve(
-            curve, ui.theme(), name=measure, reference=(1.0, "all experts equal") if measure == "max ÷ mean" else None
+        data.once(
+            charts.layer_curve,
+            curve,
+            ui.theme(),
+            name=measure,
+            reference=(1.0, "all experts equal") if measure == "max ÷ mean" else None,
         ),
         name="balance",
         alt=f"Curve of load balance by layer. {says}",
@@ -235,7 +244,7 @@ def _coverage(here: Here, totals: pd.DataFrame) -> None:
     by_reason = by_reason.reindex(totals["layer"]).fillna(0).astype(int).reset_index()
     lost = by_reason.melt("layer", var_name="reason", value_name="n_missing").merge(totals[["layer", "n_tokens"]])
     ui.chart_block(
-        charts.coverage_bars(lost, ui.theme()),
+        data.once(charts.coverage_bars, lost, ui.theme()),
         name="coverage",
         alt=f"Bars of missing routing by layer. {says}",
         meanings=[

@@ -107,7 +107,7 @@ def _importance(table: pd.DataFrame, keep: pd.Series, chosen: str, ratio: float,
     says += f" {plural(idle, 'expert')} {'was' if idle == 1 else 'were'} never chosen at all." if idle else ""
     ui.section("Which experts matter?", says)
     ui.chart_block(
-        charts.importance_heatmap(own, ui.theme()),
+        data.once(charts.importance_heatmap, own, ui.theme()),
         name="importance",
         alt=f"Heat-map of the place of each expert in its layer by {name}. {says} First in their layers are "
         + ", ".join(f"expert {int(row.expert)} of layer {int(row.layer)}" for row in top.head(5).itertuples()),
@@ -122,7 +122,7 @@ def _importance(table: pd.DataFrame, keep: pd.Series, chosen: str, ratio: float,
 
 
 def _agreement(table: pd.DataFrame, names: dict[str, str], chosen: str, n: str) -> None:
-    pairs = pruning.agreement(table)
+    pairs = data.once(pruning.agreement, table)
     mean = pairs.groupby(["criterion", "other"], sort=False)["spearman"].mean().reset_index()
     apart = mean[(mean["criterion"] == chosen) & (mean["other"] != chosen)].dropna()
     says = "The criteria rank experts the same or say nothing."
@@ -135,7 +135,7 @@ def _agreement(table: pd.DataFrame, names: dict[str, str], chosen: str, n: str) 
         )
     ui.section("Do the criteria agree?", says)
     ui.chart_block(
-        charts.agreement_matrix(mean, ui.theme(), names=names),
+        data.once(charts.agreement_matrix, mean, ui.theme(), names=names),
         name="agreement",
         alt=f"Matrix of rank correlation between criteria. {says}",
         meanings=[
@@ -150,7 +150,7 @@ def _agreement(table: pd.DataFrame, names: dict[str, str], chosen: str, n: str) 
 def _kept(
     table: pd.DataFrame, keep: pd.Series, names: dict[str, str], chosen: str, ratio: float, scope: str, n: str
 ) -> None:
-    curve = pruning.coverage(table, RATIOS, scope)
+    curve = data.once(pruning.coverage, table, RATIOS, scope)
     at = pruning.per_layer(table, keep)
     own = at[at["criterion"] == chosen].sort_values("covered")
     low = own.iloc[0]
@@ -161,7 +161,7 @@ def _kept(
     common: dict[str, Any] = {"names": names, "chosen": chosen}
     ui.section("How much of the load would stay where it is?", says)
     ui.chart_block(
-        charts.criteria_curves(
+        data.once(charts.criteria_curves,
             curve, ui.theme(), x="ratio", y="covered", titles=("share of experts kept", "share of load covered"),
             reference=ratio, **common,
         ),
@@ -180,7 +180,7 @@ def _kept(
         says = f"{names[chosen]} keeps fewest in layer {int(few['layer'])}: {plural(few['n_kept'], 'expert')}."
     ui.section("What would each layer keep?", says)
     ui.chart_block(
-        charts.criteria_curves(at, ui.theme(), x="layer", y=what[0], titles=("layer", what[1]), **common),
+        data.once(charts.criteria_curves, at, ui.theme(), x="layer", y=what[0], titles=("layer", what[1]), **common),
         name="kept",
         alt=f"Curves by layer: {what[1]} for each criterion. {says}",
         meanings=[
@@ -194,7 +194,7 @@ def _kept(
 
 def _unwanted(table: pd.DataFrame, keep: pd.Series, ratio: float, here: Here) -> None:
     """What all criteria agree on."""
-    found = pruning.votes(table, keep)
+    found = data.once(pruning.votes, table, keep)
     criteria = int(found["n_criteria"].max())
     none, every = found[found["n_keep"] == 0], found[found["n_keep"] == found["n_criteria"]]
     says = (
@@ -214,6 +214,7 @@ def _unwanted(table: pd.DataFrame, keep: pd.Series, ratio: float, here: Here) ->
     ui.data_buttons("votes", found)
 
 
+@ui.part
 def _evaluated(here: Here) -> None:
     """Curves that an evaluation measured, from its result."""
     ui.section(
@@ -245,7 +246,7 @@ def _evaluated(here: Here) -> None:
         f"{number(best['baseline'])}."
     )
     ui.chart_block(
-        charts.evaluated_curves(rows, ui.theme(), f"{measure} ({rows['unit'].iloc[0]})"),
+        data.once(charts.evaluated_curves, rows, ui.theme(), f"{measure} ({rows['unit'].iloc[0]})"),
         name="pruning-evaluated",
         alt=f"{measure} over the share of experts kept, one line per criterion. {says}",
         meanings=[

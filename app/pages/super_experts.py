@@ -74,14 +74,15 @@ def _strip(here: Here, table: pd.DataFrame) -> None:
         ("Careful:", "the rule nearly always names somebody. Look how far above the rest they stand."),
         ("n", f"= {plural(known['n_tokens'].max(), 'token')} per layer, all of them; a maximum has no interval."),
     ]  # fmt: skip
-    rows = known.drop(columns=["hover", "tokens", "first"])
+    drawn = known.drop(columns=["tokens", "first"])
+    rows = drawn.drop(columns=["hover"])
     ui.chart_block(
-        charts.maxima_strip(known, ui.theme(), scope=scope),
+        data.once(charts.maxima_strip, drawn, ui.theme(), scope=scope),
         name="maxima", alt=f"Points of every expert's largest output by layer, on a log scale. {says}",
         meanings=meanings, rows=rows,
     )  # fmt: skip
     ui.chart_block(
-        charts.maxima_heatmap(known, ui.theme()),
+        data.once(charts.maxima_heatmap, drawn, ui.theme()),
         name="maxima-map", alt=f"Heat-map of the largest output by layer and expert, on a log scale. {says}",
         meanings=[("The same", "by number. Expert 3 of one layer has nothing to do with expert 3 of the next.")],
         rows=rows[["layer", "expert", "max_abs_output", "max_abs_input", "is_super"]],
@@ -187,7 +188,7 @@ def _massive(here: Here) -> None:
     says = words.curve(ratio, "the largest activation over the middle one")
     ui.section("Are there massive activations?", says)
     ui.chart_block(
-        charts.layer_curve(ratio, ui.theme(), name="max |h| ÷ median |h|"),
+        data.once(charts.layer_curve, ratio, ui.theme(), name="max |h| ÷ median |h|"),
         name="massive", alt=f"Curve of the massive-activation ratio by layer. {says}",
         meanings=[
             ("h", "= the residual stream before the experts; the largest ratio over the layer's tokens."),
