@@ -26,7 +26,7 @@ MEMORY = "_steering_eval"
 SEEDS = 3
 
 
-@st.fragment  # what is chosen here changes nothing above
+@ui.part  # what is chosen here changes nothing above
 def section(path: str, specs: Sequence[Spec]) -> None:
     """Choose tasks, run, and see each measure with its interval beside the random controls."""
     ui.section(

@@ -33,7 +33,7 @@ def add_section(here: Here, mine: Memory) -> None:
         _add(here, mine)
 
 
-@st.fragment  # the rest of the page stays as it is while a form is filled in
+@ui.part  # the rest of the page stays as it is while a form is filled in
 def _add(here: Here, mine: Memory) -> None:
     way = st.segmented_control("From", WAYS, default=WAYS[0], key="steering_way", label_visibility="collapsed")
     added = recipe_form.form(here) if way == WAYS[1] else _by_hand(here)
