@@ -97,6 +97,9 @@ def _changed(declared: Recipe, typed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _look(here: Here, declared: Recipe, chosen: dict[str, Any]) -> tuple[Spec, ...]:
+    if not here.run["n_tokens"]:
+        ui.nothing_yet(here.recording)
+        return ()
     found = recipe_build.built(here.trace, here.run_id, declared.name, chosen)
     if isinstance(found, str):
         ui.problem(found)

@@ -81,7 +81,9 @@ def _tokens(key: str) -> dict[str, Any]:
 
 def read(address: Mapping[str, str]) -> tuple[list[Spec], str]:
     """The specs in the address, and what is wrong with them."""
-    text = (address.get("spec") or "")[:LONGEST]
+    text = address.get("spec") or ""
+    if len(text) > LONGEST:
+        return [], f"it has {len(text):,} characters, and may have {LONGEST:,}"
     specs = []
     for part in filter(None, (p.strip() for p in text.split(";"))):
         try:
@@ -92,9 +94,10 @@ def read(address: Mapping[str, str]) -> tuple[list[Spec], str]:
 
 
 def written(specs: list[Spec]) -> str:
-    """The specs as the address keeps them; "" where one has no inline form."""
+    """The specs as the address keeps them; "" where one has no inline form, or all together are too long."""
     texts = [str(spec) for spec in specs]
-    return "" if any(text.startswith("{") for text in texts) else ";".join(texts)
+    together = ";".join(texts)
+    return "" if len(together) > LONGEST or any(text.startswith("{") for text in texts) else together
 
 
 # A command line may name files of interventions and of tables. Whoever looks at a dashboard may not: the files would be

@@ -13,6 +13,10 @@ from probes.interventions.decoding import Plan, Strategy, parse_strategy, strate
 
 KEY = "strategy_form"
 PLAIN = "plain"
+ELSEWHERE = (
+    "How each token is chosen: by one pass, or by several. Text by a strategy comes from `probe eval` and Python "
+    "(`probes.interventions.decoding`). Routers and experts are tuned from Python: `probes.interventions.adaptation`."
+)
 FROM_TASKS = "references"  # prompts with targets: those of the tasks, of which none is its own reference
 
 
@@ -21,7 +25,8 @@ def pick() -> Strategy:
     known = strategies()
     names = [PLAIN, *(name for name in known if name != PLAIN)]
     shown = {name: f"{known[name].title}  ·  {name}" for name in names}
-    return known[st.selectbox("Decoding", names, format_func=shown.__getitem__, key=f"{KEY}_name")]
+    name = st.selectbox("Decoding", names, format_func=shown.__getitem__, key=f"{KEY}_name", help=ELSEWHERE)
+    return known[name]
 
 
 def form(declared: Strategy) -> dict[str, Any] | None:

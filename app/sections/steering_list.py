@@ -23,6 +23,8 @@ def list_section(mine: Memory) -> None:
         ui.problem(f"The link names an intervention that cannot be read: {mine.problem}")
     for place, spec in enumerate(mine.specs):
         _row(mine, place, spec)
+    if mine.specs and not mine.address:
+        ui.quiet("Too long for a link: a reload forgets this list. A run offers it as a file.")
     if not mine.specs:
         ui.note("Nothing yet: the model would run as it is. Add an intervention below, or come from an expert's card.")
 

@@ -230,6 +230,11 @@ def test_specs_in_the_address_round_trip():
     specs = [parse("ban:expert=0.1"), parse("boost:layer=2,expert=3,factor=4,phase=decode")]
     assert spec_form.read({"spec": spec_form.written(specs)}) == (specs, "")
     assert spec_form.written([parse({"name": "logit_vectors", "vectors": {"0": [1.0]}})]) == ""
+    many = parse({"name": "prune", "experts": [[layer, expert] for layer in range(16) for expert in range(60)]})
+    assert spec_form.written([many]) == ""  # rather than a list that is cut off
+    found, problem = spec_form.read({"spec": str(many)})
+    assert found == []
+    assert "may have 4,000" in problem
 
 
 def test_models_are_those_of_the_trace_and_those_given(monkeypatch):

@@ -8,6 +8,7 @@ from probes.interventions import interventions, parse
 from probes.recipes import recipes, specs_of
 from probes.sample import sample_path
 from tests.app.conftest import shown
+from tests.app.traces import Shape, open_writer
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +36,8 @@ def trace(model, tmp_path_factory):
 def page(open_page, trace):
     """The form of one recipe, with these words typed."""
 
-    def run(recipe, path=trace, **words):
-        test = open_page([path], "steering")
+    def run(recipe, *given, **words):
+        test = open_page(given or [trace], "steering")
         test = test.segmented_control(key="steering_way").set_value("From this trace").run()
         test = box(test, "Recipe").set_value(recipe).run()
         for name, value in words.items():
@@ -135,6 +136,14 @@ def test_a_trace_without_moments_says_what_to_record(open_page, model, tmp_path)
     trace = data.identify(str(path))
     found = recipe_build.built(trace, 1, "mean_outputs", {})
     assert found == "mean_outputs needs mean outputs: record with --capture moments"
+
+
+def test_a_run_without_rows_names_nobody_yet(page, tmp_path):
+    path = tmp_path / "norows.duckdb"
+    with open_writer(path, Shape()):
+        test = page("expert_importance", "--model", sample_path() / "model", path)
+        assert not test.exception
+        assert "No routing has been recorded yet" in shown(test)
 
 
 def test_a_large_trace_is_read_in_part(trace, monkeypatch):
