@@ -104,7 +104,7 @@ def preview(specs: tuple[Spec, ...]) -> str:
     import yaml
 
     short = [{name: _short(value) for name, value in spec.as_dict().items()} for spec in specs]
-    text = yaml.safe_dump(short, allow_unicode=True, sort_keys=False, width=88)
+    text = yaml.safe_dump(short, allow_unicode=True, sort_keys=False, default_flow_style=None, width=34)
     return text if len(text) <= LONGEST_PREVIEW else f"{text[:LONGEST_PREVIEW]}\n…"
 
 

@@ -57,7 +57,8 @@ def _by_hand(here: Here) -> tuple[Spec, ...]:
 
 
 def _more(declared: Intervention) -> list[tuple[str, str]]:
-    return [("Source", declared.source), *([("Note", declared.notes)] if declared.notes else [])]
+    notes = declared.notes.replace("`", "")  # written for Markdown
+    return [("Source", declared.source), *([("Note", notes)] if notes else [])]
 
 
 def _row(mine: Memory, place: int, spec: Spec) -> None:
