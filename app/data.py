@@ -5,44 +5,23 @@ The key is the file's identity (path, change time, size), so a trace that is bei
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
+from app.trace_file import TraceFile, identify
 from store import page_queries
 
 if TYPE_CHECKING:
     from probes.sampling import Sampled
 
+__all__ = ["TraceFile", "identify"]  # from app.trace_file, for the pages
 RECORDING = ("recording", "running")  # run states in which more is still coming
 SAMPLE_ROWS = 200_000  # (token, layer) rows that an answer reads where the stored sums are not enough
 READ_SECONDS = 15.0  # a recorder holds the file for moments; longer than this and the page says so
-
-
-@dataclass(frozen=True)
-class TraceFile:
-    """A trace as it lies on the disk at this moment."""
-
-    path: str
-    changed_ns: int
-    n_bytes: int
-
-    @property
-    def name(self) -> str:
-        return Path(self.path).name
-
-
-def identify(path: str) -> TraceFile:
-    """The file's identity now; FileNotFoundError where there is none. A write-ahead log beside it counts as part."""
-    first, *rest = _files(Path(path))
-    stats = [first.stat(), *filter(None, map(_stat, rest))]
-    return TraceFile(path, max(s.st_mtime_ns for s in stats), sum(s.st_size for s in stats))
 
 
 @st.cache_data(show_spinner=False, max_entries=8, ttl=10)  # a recorder that died leaves the file as it was
@@ -135,18 +114,3 @@ def open_file(trace: TraceFile) -> Any:
     from store.trace import open_trace
 
     return open_trace(trace.path, wait=READ_SECONDS)
-
-
-def _stat(path: Path) -> os.stat_result | None:
-    """None for a file that has gone meanwhile: a writer's log comes and goes."""
-    try:
-        return path.stat()
-    except FileNotFoundError:
-        return None
-
-
-def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.is_file()) or [path]
-    log = path.with_name(path.name + ".wal")
-    return [path, *([log] if log.exists() else [])]

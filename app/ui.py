@@ -34,10 +34,20 @@ def theme() -> str:
     return st.session_state.get(THEME) or ("dark" if st.context.theme.type == "dark" else "light")
 
 
-def begin() -> None:
+def begin(charts_follow: bool = False) -> None:
     """The type, spacing and colours of the HTML on this page."""
     colors = "".join(f"--rw-{name}: {color};" for name, color in COLORS[theme()].items())
     st.html(f"<style>:root {{{colors}}}\n{STYLE}</style>")
+    if charts_follow:
+        _fetch_plotly()
+
+
+def _fetch_plotly() -> None:
+    """An empty chart that nobody sees, first of all: the browser loads Plotly (most of a second) while the page's
+    answers are being found, not after.
+    """
+    with st.container(key="rw_fetch_plotly"):
+        st.plotly_chart({"data": [{"type": "scatter"}]}, theme=None, key="fetch_plotly")
 
 
 def heading(eyebrow: str, title: str, lead: str, badge: tuple[str, str] | None = None) -> None:

@@ -180,7 +180,9 @@ def _same_experts(here: Here, other: Other, agreement: Any) -> None:
     says = words.curve(curve, "the share of a token's experts that both runs choose")
     chance = float((here.layers["top_k"] / here.layers["num_experts"]).mean())
     ui.section(title, says)
-    command = f"probe compare {other.trace.name} {here.trace.name} --run {other.run['run_id']} --against {here.run_id}"
+    command = (
+        f"probe compare {other.trace.quoted} {here.trace.quoted} --run {other.run['run_id']} --against {here.run_id}"
+    )
     ui.chart_block(
         data.once(charts.layer_curve, curve, ui.theme(), name="saturation", reference=(chance, "by chance"), top=1.0),
         name="saturation",

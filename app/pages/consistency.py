@@ -12,7 +12,7 @@ from app.formats import count, number, percent, size
 from app.intervals import FEWEST
 from app.pages import Here, Page
 
-PAGE = Page(name="consistency", title="Consistency", icon=":material/cached:", section="Analyse", order=1)
+PAGE = Page(name="consistency", title="Consistency", icon=":material/cached:", section="Analyse", order=1, charts=True)
 LENGTHS = (2, 4, 8, 16, 32, 64, 128, 256)
 FORESIGHT = (4, 16, 64)  # how far ahead the best cache may look
 POLICIES = {
@@ -83,7 +83,7 @@ def _srp(here: Here, layer: int | None) -> None:
             if enough
             else ("No interval:", "too few sequences to say how much others would differ."),
             ("n", f"= {count(table['n_windows'].max())} windows of the shortest segment in a layer, "
-             f"{words.sample(sample, f'probe analyze srp {here.trace.name}')}."),
+             f"{words.sample(sample, f'probe analyze srp {here.trace.quoted}')}."),
         ],
         rows=table,
     )  # fmt: skip
@@ -142,7 +142,7 @@ def _caches(here: Here, layer: int | None) -> None:
             ("Hit", "= a chosen expert was in the cache before its token came. Filling a cache that has room is not "
              "counted as a miss."),
             ("n", f"= {count(real.table['n_sequences'].max())} sequences, each beginning with an empty cache; "
-             f"{words.sample(real.sample, f'probe analyze cache_hit_rate {here.trace.name}')}."),
+             f"{words.sample(real.sample, f'probe analyze cache_hit_rate {here.trace.quoted}')}."),
         ],
         rows=curves.drop(columns="known"),
     )  # fmt: skip

@@ -17,7 +17,7 @@ from app.specialization import largest_labels
 from app.token_text import visible
 from probes.errors import ProbeError
 
-PAGE = Page(name="experts", title="Experts", icon=":material/badge:", section="Look", order=2)
+PAGE = Page(name="experts", title="Experts", icon=":material/badge:", section="Look", order=2, charts=True)
 SAMPLE_TOKENS = 40_000  # tokens of one layer that contexts, tokens and profiles are read from
 AROUND = 10  # tokens shown on each side of one that chose the expert
 CONTEXTS = 12

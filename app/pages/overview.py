@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import json
-import shlex
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from app import charts, data, state, ui, words
+from app.copyable import copyable
 from app.curves import MEASURES, balance_curve, entropy_curve
 from app.formats import NOTHING, count, date, number, percent, plural, short_count, size
 from app.intervals import FEWEST
-from app.pages import Here, Page, discover
+from app.pages import Here, Page
+from app.sections.findings import findings_section
 
-if TYPE_CHECKING:
-    from probes.findings import Finding
-
-PAGE = Page(name="overview", title="Overview", icon=":material/dashboard:", section="Look", order=0)
-FINDING_ROWS = 80_000  # (token, layer) rows read for what stands out
-FINDING_DRAWS = 400  # resamples and permutations: ends of intervals to about a twentieth of their width
+PAGE = Page(name="overview", title="Overview", icon=":material/dashboard:", section="Look", order=0, charts=True)
 SAMPLED = 128  # sequences read for the width of the intervals: enough to know the spread, read in a blink
 
 
 def render(here: Here) -> None:
     _heading(here)
     load = data.load(here.trace, here.run_id)
-    slot = st.empty()
     if load["count"].any():
-        _findings(here, slot, read=False)
+        findings_section(here)
     _tiles(here)
     if not load["count"].any():
         ui.note(
@@ -45,8 +40,6 @@ def render(here: Here) -> None:
         _balance(here, load, totals)
         _coverage(here, totals)
     _provenance(here)
-    if load["count"].any():
-        _findings(here, slot, read=True)  # last, so that nobody waits for it
 
 
 def _heading(here: Here) -> None:
@@ -60,60 +53,6 @@ def _heading(here: Here) -> None:
     if run.get("intervention") not in (None, "", "null") and run["intervention"] == run["intervention"]:
         lead += f" Routing was changed: {ui.strong(_short(run['intervention']))}."
     ui.heading(f"{here.trace.name}  ·  run {run['run_id']}  ·  {run['name']}", str(run["model"]), lead, badge)
-
-
-def _findings(here: Here, slot: Any, read: bool) -> None:
-    """What stands out, in words: from the stored sums, or, once there is time to `read`, all of it with intervals."""
-    found, n_sequences = _found(here.trace, here.run_id, read)
-    if not found:
-        return
-    total, says = int(here.run["n_sequences"]), ""
-    if read and n_sequences < total:
-        says = f"Intervals, and what needs single tokens, from {count(n_sequences)} of {count(total)} sequences, drawn "
-        says += "evenly; everything else from all tokens."
-    names = {page.name: page.title for page, _ in discover()}
-    with slot.container():
-        ui.section("What stands out", says)
-        ui.findings(found, [_shown_by(fact.command, names) for fact in found])
-
-
-@st.cache_data(show_spinner=False, max_entries=16)
-def _found(trace: data.TraceFile, run_id: int, read: bool) -> tuple[list[Finding], int]:
-    """The facts of the run, and how many of its sequences were read for them."""
-    from probes.findings import findings, overview
-
-    opened = data.open_file(trace)
-    if not read:
-        return findings(opened, run_id), 0
-    sequences, _ = data.drawn(trace, run_id, FINDING_ROWS)
-    few = sequences if len(sequences) < int(opened.run(run_id)["n_sequences"]) else None
-    return overview(opened, run_id, FINDING_DRAWS, FINDING_DRAWS, sequences=few), len(sequences)
-
-
-# The metric in a fact's command -> the page that shows more of it, and the choices there.
-PAGES = {
-    "npmi": "specialization",
-    "dataset_distance": "specialization",
-    "risk_difference": "specialization",
-    "load": "experts",
-    "routing_entropy": "uncertainty",
-    "coactivation": "structure",
-    "cross_layer": "structure",
-    "cache_hit_rate": "consistency",
-    "super_experts": "super_experts",
-    "norm_vs_gate": "pruning",
-}
-
-
-def _shown_by(command: str, names: dict[str, str]) -> str:
-    """A link to the page that shows the fact; nothing where there is no such page."""
-    words_of = shlex.split(command)
-    page = PAGES.get(words_of[2], "") if len(words_of) > 2 else ""
-    choices = {}
-    if "--against" in words_of:
-        sides = {"label_a": "--label", "label_b": "--against"}
-        choices = {name: words_of[words_of.index(flag) + 1] for name, flag in sides.items()}
-    return ui.link(page, f"{names[page]} →", **choices) if page in names else ""
 
 
 def _tiles(here: Here) -> None:
@@ -280,9 +219,9 @@ def _provenance(here: Here) -> None:
     ui.facts({title: entries for title, entries in groups.items() if entries})
     command = provenance.get("command") or provenance.get("command_line")
     if command:
-        st.code(command if isinstance(command, str) else " ".join(map(str, command)), language="bash", wrap_lines=True)
+        copyable(command if isinstance(command, str) else " ".join(map(str, command)), "overview_command")
     with st.expander("Everything, as recorded (JSON)"):
-        st.code(json.dumps(provenance, indent=2, ensure_ascii=False, default=str), language="json")
+        copyable(json.dumps(provenance, indent=2, ensure_ascii=False, default=str), "overview_provenance")
     with st.expander("Layers"):
         st.dataframe(here.layers, hide_index=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,13 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, data, pruned, pruning, state, ui, words
+from app.copyable import copyable
 from app.formats import count, number, percent, plural
 from app.pages import Here, Page
 from probes.errors import UsageError
 from probes.metrics.expert_importance import NEEDS
 
-PAGE = Page(name="pruning", title="Pruning", icon=":material/content_cut:", section="Change", order=0)
+PAGE = Page(name="pruning", title="Pruning", icon=":material/content_cut:", section="Change", order=0, charts=True)
 NAMES = {
     "frequency": ("frequency", "= how many tokens chose the expert"),
     "soft_frequency": ("soft frequency", "= the sum of its routing weights"),
@@ -92,7 +94,7 @@ def _with_load(table: pd.DataFrame, load: pd.DataFrame) -> pd.DataFrame:
 
 def _command(here: Here, able: list[str], ratio: float) -> str:
     asked = " ".join(f"--criterion {name}" for name in able)
-    return f"probe analyze expert_importance {here.trace.name} {asked} --keep {ratio:g}"
+    return f"probe analyze expert_importance {here.trace.quoted} {asked} --keep {ratio:g}"
 
 
 def _importance(table: pd.DataFrame, keep: pd.Series, chosen: str, ratio: float, scope: str, n: str) -> None:
@@ -225,10 +227,10 @@ def _evaluated(here: Here) -> None:
     upload = st.file_uploader("Result of probe eval", type=["json"], key="pruning_result")
     if upload is None:
         arms = " ".join(f"--intervention expert_importance:criterion=reap,keep={keep}" for keep in (0.75, 0.5, 0.25))
-        st.code(
-            f"probe eval {here.run['model']} --tasks TASKS.jsonl --from {here.trace.name} {arms} --out pruning.json",
-            language="bash",
-            wrap_lines=True,
+        model = shlex.quote(str(here.run["model"]))
+        copyable(
+            f"probe eval {model} --tasks TASKS.jsonl --from {here.trace.quoted} {arms} --out pruning.json",
+            "pruning_command",
         )
         return
     try:

@@ -13,7 +13,9 @@ from app.sections.contrast import contrast_section
 from app.specialization import clustered, label_grid, largest_labels, strongest
 from app.token_text import visible
 
-PAGE = Page(name="specialization", title="Specialization", icon=":material/target:", section="Analyse", order=0)
+PAGE = Page(
+    name="specialization", title="Specialization", icon=":material/target:", section="Analyse", order=0, charts=True
+)
 VALUES = {"npmi": "nPMI", "share": "share of tokens"}
 FEWEST = 20  # occurrences below which a token's share says little
 VOCABULARY_ROWS = 200

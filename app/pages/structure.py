@@ -15,7 +15,7 @@ from app.intervals import FEWEST
 from app.pages import Here, Page
 from app.palette import expert_color
 
-PAGE = Page(name="structure", title="Structure", icon=":material/hub:", section="Analyse", order=4)
+PAGE = Page(name="structure", title="Structure", icon=":material/hub:", section="Analyse", order=4, charts=True)
 PAIRS = {"npmi": "above chance (nPMI)", "lift": "lift", "conditional": "share"}
 TIES = 60  # drawn at most
 FEWEST_TOGETHER = 5  # tokens, below which a tie is noise
@@ -169,7 +169,7 @@ def _flow(here: Here, layer: int, expert: int | None) -> None:
                 ("Above chance", f"= tokens ÷ what would come if both layers chose by themselves, of flows with at "
                  f"least {FEWEST_TOGETHER * 4} tokens."),
                 ("n", f"= {plural(moves.table['n_tokens'].max(), 'token')}, "
-                 f"{words.sample(moves.sample, f'probe analyze cross_layer {here.trace.name} --transitions')}."),
+                 f"{words.sample(moves.sample, f'probe analyze cross_layer {here.trace.quoted} --transitions')}."),
             ],
             rows=flows,
         )  # fmt: skip
@@ -224,7 +224,7 @@ def _information(here: Here, found: Any, ci: bool) -> None:
              f"bootstrap over sequences ({RESAMPLES} resamples).")
             if ci else ("No interval:", "too few sequences to say how much others would differ."),
             ("n", f"= {plural(table['n_tokens'].max(), 'token')}, "
-             f"{words.sample(found.sample, f'probe analyze cross_layer {here.trace.name}')}."),
+             f"{words.sample(found.sample, f'probe analyze cross_layer {here.trace.quoted}')}."),
         ],
         rows=table,
     )  # fmt: skip

@@ -10,10 +10,13 @@ import pandas as pd
 import streamlit as st
 
 from app import cells, charts, data, ui, words
+from app.copyable import copyable
 from app.formats import NOTHING, count, number, percent, plural
 from app.pages import Here, Page
 
-PAGE = Page(name="super_experts", title="Super experts", icon=":material/bolt:", section="Analyse", order=3)
+PAGE = Page(
+    name="super_experts", title="Super experts", icon=":material/bolt:", section="Analyse", order=3, charts=True
+)
 AROUND = 6
 LISTED = 12  # of the largest, super or not
 SINKS = 12
@@ -123,7 +126,7 @@ def _listed(here: Here, table: pd.DataFrame) -> None:
         say = f"Ban {'it' if len(found) == 1 else f'all {len(found)}'} and see"
         ui.html(f"<p>{cells.button('steering', say, spec=spec)}</p>")
         command = f"probe steer {shlex.quote(str(here.run['model']))} --prompt TEXT --intervention {spec}"
-        st.code(command, language="bash", wrap_lines=True)
+        copyable(command, "super_experts_command")
 
 
 def _row(row: Any, experts: int, median: float) -> list[Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -15,7 +13,9 @@ from app.pages import Here, Page
 from app.token_text import visible
 from app.uncertainty import MEASURES, by_label, overall
 
-PAGE = Page(name="uncertainty", title="Uncertainty", icon=":material/psychology_alt:", section="Analyse", order=2)
+PAGE = Page(
+    name="uncertainty", title="Uncertainty", icon=":material/psychology_alt:", section="Analyse", order=2, charts=True
+)
 SPREAD_ROWS = 150_000  # for the width of the intervals
 TOKEN_ROWS = 250_000
 TOP_P_ROWS = 60_000  # every row sorts the scores of all experts
@@ -157,7 +157,7 @@ def _top_p(here: Here) -> None:
     ui.section("How many experts would top-p use?", words.top_p(table, top_k))
     rows = table.drop(columns="histogram")
     shown = rows[rows["p"].isin(SHOWN_P)]
-    command = f"probe analyze top_p_experts {shlex.quote(here.trace.name)} --p 0.7 --ci"
+    command = f"probe analyze top_p_experts {here.trace.quoted} --p 0.7 --ci"
     ui.chart_block(
         data.once(charts.needed_curve, shown, ui.theme(), top_k=top_k),
         name="top-p",
