@@ -45,6 +45,7 @@ def _run(path: Path, run: int, name: str, theme: str) -> Any:
     """The root of what the page drew."""
     from streamlit.testing.v1 import AppTest
 
+    from app.later import later
     from app.ui import THEME
 
     sys.argv = ["dashboard.py", str(path)]  # the pages ask there which traces are served
@@ -53,6 +54,8 @@ def _run(path: Path, run: int, name: str, theme: str) -> Any:
     test.query_params["run"] = str(run)
     test.session_state[THEME] = theme
     test.run()
+    if not test.exception and later.wait(SECONDS):
+        test.run()  # what the page would have shown a moment later
     if test.exception:
         raise ProbeError(f"the page {name} cannot be drawn: {test.exception[0].message}")
     return test.main

@@ -38,6 +38,8 @@ def test_every_page_with_a_figure_is_in_it(written):
         assert "<summary>" in html
         assert "rw-definition" in html
     assert "Who carries the load?" in found["overview"]
+    assert "What stands out" in found["overview"]
+    assert "being worked out" not in written  # nobody comes back to a report
 
 
 def test_plotly_is_in_it_once_and_figures_are_plain_data(written):
