@@ -12,7 +12,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any
 
 MOST = 32  # answers kept
@@ -55,6 +55,13 @@ class Later:
             while len(self._answers) > self._most:
                 self._answers.popitem(last=False)
             return known
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until all that was asked so far is found; whether there was anything to wait for."""
+        with self._lock:
+            open_ = [answer for answer in self._answers.values() if not answer.done()]
+        wait(open_, timeout=seconds)
+        return bool(open_)
 
     def _begin(self) -> None:
         if self._thread is None:

@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 
 NOTHING_YET = "No routing has been recorded yet. The page fills by itself while the recording goes on."
 __all__ = ["Safe", "href", "link"]  # from app.cells, for the pages
+THEME = "_theme"  # in the session of a page that no browser shows
 STYLE = (Path(__file__).parent / "components" / "page.css").read_text("utf-8")
 
 
 def theme() -> str:
-    """ "light" or "dark", as the page is shown now."""
-    return "dark" if st.context.theme.type == "dark" else "light"
+    """ "light" or "dark": as the page is shown now, or as a report asks for it."""
+    return st.session_state.get(THEME) or ("dark" if st.context.theme.type == "dark" else "light")
 
 
 def begin() -> None:

@@ -38,3 +38,13 @@ def test_answers_asked_for_longest_ago_are_forgotten():
     for question in ("a", "b", "a", "c", "a", "b"):
         later.ask(question, lambda question=question: asked.append(question)).result(timeout=5)
     assert asked == ["a", "b", "c", "b"]
+
+
+def test_who_has_no_time_for_later_waits():
+    later, gate = Later(), threading.Event()
+    assert not later.wait(5)  # nothing was asked
+    answers = [later.ask(number, gate.wait) for number in range(3)]
+    threading.Timer(0.05, gate.set).start()
+    assert later.wait(5)
+    assert all(answer.done() for answer in answers)
+    assert not later.wait(5)
