@@ -74,7 +74,7 @@ def texts(found: Any) -> str:
 
 
 def _card(title: str, body: str) -> str:
-    return f'<div class="rw-side"><h4>{escape(title)}</h4><div class="rw-side-text" dir="auto">{body}</div></div>'
+    return f'<div class="rw-side"><h3>{escape(title)}</h3><div class="rw-side-text" dir="auto">{body}</div></div>'
 
 
 def _marked(side: Any, differences: Any, name: str) -> str:

@@ -73,7 +73,7 @@ def tiles(entries: Iterable[tuple[str, str, str]]) -> None:
 def findings(entries: Iterable[Any], links: Iterable[str]) -> None:
     """What stands out, in words: cards with `title`, `text`, the `command` that shows it, and a link (`Safe`) or ''."""
     cards = "".join(
-        f'<div class="rw-finding"><h4>{escape(found.title)}</h4><p>{escape(found.text)}</p>{safe(link)}'
+        f'<div class="rw-finding"><h3>{escape(found.title)}</h3><p>{escape(found.text)}</p>{safe(link)}'
         f"<code>{escape(found.command or '')}</code></div>"
         for found, link in zip(entries, links, strict=True)
     )
@@ -115,7 +115,7 @@ def facts(groups: dict[str, dict[str, str]]) -> None:
     blocks = ""
     for title, entries in groups.items():
         rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in entries.items())
-        blocks += f"<div><h4>{escape(title)}</h4><dl>{rows}</dl></div>"
+        blocks += f"<div><h3>{escape(title)}</h3><dl>{rows}</dl></div>"
     st.html(f'<div class="rw-facts">{blocks}</div>')
 
 

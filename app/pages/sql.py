@@ -217,4 +217,4 @@ def _views() -> str:
         )
         title = f"<summary><code>{escape(name)}</code> <span>{escape(comment)}</span></summary>"
         parts.append(f"<details>{title}<dl>{rows}</dl></details>")
-    return f'<div class="rw-views"><h4>The views</h4>{"".join(parts)}</div>'
+    return f'<div class="rw-views"><h2>The views</h2>{"".join(parts)}</div>'

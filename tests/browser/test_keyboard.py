@@ -1,0 +1,83 @@
+"""Without a mouse and without eyes: everything that can be used has a name, is reached by Tab, and shows the focus."""
+
+import pytest
+
+from app.pages import discover
+
+CONTROLS = {"button", "link", "combobox", "textbox", "checkbox", "radio", "slider", "spinbutton", "searchbox", "tab",
+            "menuitem", "option", "switch"}  # fmt: skip
+STOPS = 200  # more presses of Tab than any page has stops
+PAGES = [page.name for page, _ in discover()]
+# What has the focus, also inside a component of ours; and whether anything about it or around it shows that.
+FOCUSED = """() => {
+  let e = document.activeElement;
+  while (e && e.shadowRoot && e.shadowRoot.activeElement) e = e.shadowRoot.activeElement;
+  if (!e || e === document.body) return null;
+  window.stops = window.stops || new Map();
+  if (!window.stops.has(e)) window.stops.set(e, window.stops.size);
+  const shows = x => { const s = getComputedStyle(x);
+    return (s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) > 0) || s.boxShadow !== 'none'; };
+  const look = x => { const s = getComputedStyle(x);
+    return [s.borderColor, s.backgroundColor, s.boxShadow, s.outline, s.color].join('|'); };
+  const around = [e, e.parentElement, e.parentElement?.parentElement, e.parentElement?.parentElement?.parentElement,
+                  e.nextElementSibling, e.previousElementSibling].filter(Boolean);
+  const before = around.map(look);
+  const seen = around.slice(0, 3).some(shows);
+  e.blur();
+  const changed = around.map(look).some((now, i) => now !== before[i]);
+  e.focus();
+  return [window.stops.get(e), e.tagName + ' ' + (e.getAttribute('aria-label') || e.textContent || '').slice(0, 40),
+          seen || changed];
+}"""
+
+
+def opened(page, server, name):
+    page.goto(f"{server.address}/{'' if name == 'overview' else name}")
+    page.wait_for_selector(".rw-title")
+    page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]")
+    page.wait_for_timeout(1500)
+
+
+def nodes(page):
+    """The page as a screen reader is given it."""
+    reader = page.context.new_cdp_session(page)
+    return [node for node in reader.send("Accessibility.getFullAXTree")["nodes"] if not node.get("ignored")]
+
+
+def text_of(node, field="name"):
+    return str(node.get(field, {}).get("value", "")).strip()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_everything_that_can_be_used_has_a_name(page, server, name):
+    opened(page, server, name)
+    nameless = [node for node in nodes(page) if text_of(node, "role") in CONTROLS and not text_of(node)]
+    assert not [(text_of(node, "role"), node.get("properties")) for node in nameless]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_headings_tell_the_story_in_order(page, server, name):
+    opened(page, server, name)
+    levels = [
+        int(next(p["value"]["value"] for p in node["properties"] if p["name"] == "level"))
+        for node in nodes(page)
+        if text_of(node, "role") == "heading"
+    ]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False)), levels
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_tab_reaches_everything_and_shows_where_it_is(page, server, name):
+    opened(page, server, name)
+    reached = {}
+    for _ in range(STOPS):
+        page.keyboard.press("Tab")
+        stop = page.evaluate(FOCUSED)
+        if stop is None or (stop[0] == 0 and len(reached) > 1):  # the end, or the beginning again
+            break
+        reached[stop[0]] = stop[1:]
+    hidden = [words for words, seen in reached.values() if not seen]
+    assert not hidden
+    assert len(reached) >= 12 + 2  # the pages in the sidebar, and something to do on this one
