@@ -10,7 +10,7 @@ from tests.app.traces import HOSTILE, Shape, batches
 
 IMG = "<img src=x onerror=alert(1)>"
 BAD_NAMES = (IMG, "![x](http://evil.invalid/x.png)", "\u202eabc\u202c :red[y] $x^2$", "a\x00'\";--b")
-BAD_FILE = f"{IMG}'\";--\u202ex\u202c![y](z) :red[y] $x$ #1 ?a=b&c %41.duckdb"
+BAD_FILE = f"{IMG}'\";--\u202ex\u202c![y](z) :red[y] $x$ #1 &a=b %41.duckdb"
 
 
 @pytest.fixture(scope="session")
