@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from app import recorder
 from probes.ingest import import_npz
 from store.batch import LayerInfo, RunInfo
 from store.writer import TraceWriter
-from tests.app.traces import HOSTILE, Shape, batches
+from tests.app.traces import HOSTILE, Shape, batches, write_trace
 
 IMG = "<img src=x onerror=alert(1)>"
 BAD_NAMES = (IMG, "![x](http://evil.invalid/x.png)", "\u202eabc\u202c :red[y] $x^2$", "a\x00'\";--b")
@@ -50,6 +51,24 @@ def evil(tmp_path_factory):
                 rows.output_absmax[5, 0] = 900  # at one of the hostile tokens
             writer.write(batch)
     return path
+
+
+@pytest.fixture(scope="session")
+def unequal(tmp_path_factory):
+    """Two runs of the same sequences: the first with everything, the newer one with choices and weights alone."""
+    path = write_trace(tmp_path_factory.mktemp("unequal") / "unequal.duckdb", Shape(sequences=12))
+    return write_trace(path, Shape(sequences=12, logits=False, entropy=False, norms=False))
+
+
+@pytest.fixture
+def jobs(monkeypatch):
+    """The recordings of this test alone, by their tokens; none goes on after it."""
+    own = {}
+    monkeypatch.setattr(recorder, "_jobs", own)
+    yield own
+    for job in own.values():
+        job.process.kill()
+        job.process.wait()
 
 
 @pytest.fixture(scope="session")

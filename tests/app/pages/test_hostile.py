@@ -45,7 +45,10 @@ def test_the_look_out_would_notice(call, text):
     assert running(drawing(call, text))
 
 
-@pytest.mark.parametrize("page", PAGES)
+QUICK = ("overview", "specialization", "compare", "record")
+
+
+@pytest.mark.parametrize("page", [p if p in QUICK else pytest.param(p, marks=pytest.mark.slow) for p in PAGES])
 def test_a_bad_name_among_others(open_page, evil, tmp_path, page):
     """In the picker of traces, and as the other one of Compare."""
     other = write_trace(tmp_path / "other.duckdb", Shape(sequences=4, length=24, layers=2, experts=8))

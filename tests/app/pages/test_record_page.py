@@ -12,13 +12,7 @@ from tests.app.conftest import show, shown
 PROMPTS = "\n".join(json.dumps({"text": f"{n} brown foxes jump over the dog", "label": f"l{n % 2}"}) for n in range(12))
 
 
-@pytest.fixture(autouse=True)
-def no_jobs_left(monkeypatch):
-    own = {}
-    monkeypatch.setattr(recorder, "_jobs", own)
-    yield
-    for job in own.values():
-        job.process.kill()
+pytestmark = pytest.mark.usefixtures("jobs")
 
 
 def filled(test, model, content=PROMPTS, name="prompts.jsonl", trace="mine"):

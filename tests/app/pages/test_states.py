@@ -20,9 +20,8 @@ NOT_YET = {
 }  # fmt: skip
 SMALL = {
     "one token": Shape(sequences=1, length=1, layers=1, experts=4, top_k=1),
-    "one sequence": Shape(sequences=1),
-    "one layer": Shape(sequences=12, layers=1, first_layer=3, experts=2, top_k=2),  # and every expert always chosen
-    "top-1": Shape(sequences=12, top_k=1),
+    "one sequence": Shape(sequences=1, experts=2, top_k=2),  # and every expert always chosen
+    "one layer": Shape(sequences=12, layers=1, first_layer=3, top_k=1),
     "an empty layer": Shape(sequences=12, length=4, missing=True),  # the first: its tokens have no routing
 }
 
@@ -39,13 +38,6 @@ def shards(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards") / small["one layer"].name
     export_parquet(open_trace(small["one layer"]), folder)
     return folder
-
-
-@pytest.fixture(scope="session")
-def unequal(tmp_path_factory):
-    """Two runs of the same sequences: the first with everything, the newer one with choices and weights alone."""
-    path = write_trace(tmp_path_factory.mktemp("unequal") / "unequal.duckdb", Shape(sequences=12))
-    return write_trace(path, Shape(sequences=12, logits=False, entropy=False, norms=False))
 
 
 def test_a_file_without_a_run(open_page, tmp_path):
@@ -117,7 +109,10 @@ def test_imported_with_norms_but_no_weights(open_page, measured, page):
     sound(open_page([measured], page, sequence=0, token=0, expert=2))
 
 
-@pytest.mark.parametrize("page", PAGES)
+QUICK = ("overview", "tokens", "experts", "specialization", "sql")
+
+
+@pytest.mark.parametrize("page", [p if p in QUICK else pytest.param(p, marks=pytest.mark.slow) for p in PAGES])
 def test_a_trace_of_parquet_files_says_the_same(open_page, small, shards, page):
     file, folder = open_page([small["one layer"]], page), open_page([shards], page)
     assert charts_of(file).keys() == charts_of(folder).keys()
@@ -129,8 +124,8 @@ SAYS = {
     ("one token", "overview"): "1 sequence say too little",
     ("one sequence", "uncertainty"): "No interval:",
     ("one layer", "structure"): "there is nowhere to go",
-    ("top-1", "structure"): "none are chosen together",
-    ("top-1", "experts"): "it is always alone",
+    ("one layer", "experts"): "it is always alone",
+    ("one token", "structure"): "none are chosen together",
     ("an empty layer", "overview"): "no routing",
     ("an empty layer", "experts"): "Layer 0 holds no routing",
     ("an empty layer", "consistency"): "in each of 3 layers",
