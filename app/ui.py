@@ -6,7 +6,8 @@ Everything that is put into HTML goes through `escape`: names, labels and text c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ import streamlit as st
 from app import charts, state
 from app.cells import Safe, href, link, safe
 from app.theme import COLORS
+from probes.errors import ProbeError
+from store.errors import TraceError
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -35,6 +38,20 @@ def begin() -> None:
     """The type, spacing and colours of the HTML on this page."""
     colors = "".join(f"--rw-{name}: {color};" for name, color in COLORS[theme()].items())
     st.html(f"<style>:root {{{colors}}}\n{STYLE}</style>")
+
+
+def fragment(draw: Callable[..., None]) -> Callable[..., None]:
+    """`st.fragment`, and what is wrong with the trace is said in its place: above it nobody can catch that."""
+
+    @st.fragment
+    @wraps(draw)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            draw(*args, **kwargs)
+        except (ProbeError, TraceError) as error:
+            problem(str(error))
+
+    return guarded
 
 
 def heading(eyebrow: str, title: str, lead: str, badge: tuple[str, str] | None = None) -> None:

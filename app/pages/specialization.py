@@ -122,7 +122,7 @@ def _depth(best: pd.DataFrame, labels: list[str]) -> None:
     )
 
 
-@st.fragment
+@ui.fragment
 def _vocabulary(here: Here, layer: int) -> None:
     sequences, n_tokens = data.drawn(here.trace, here.run_id, VOCABULARY_SAMPLE * len(here.layers))
     table = data.ask(here.trace, "token_experts", here.run_id, layer, tuple(sequences), 1, 1_000_000)

@@ -124,7 +124,7 @@ def _pick_beside(here: Here, layer: int) -> tuple[int, int] | None:
     return (here.run_id, int(value)) if kind == "layer" else (int(value), layer)
 
 
-@st.fragment
+@ui.fragment
 def _strip_and_token(
     here: Here, sequence: dict[str, Any], layer: int, by: str, expert: int | None, beside: tuple[int, int] | None
 ) -> None:

@@ -87,7 +87,7 @@ def _scores(here: Here) -> str:
     return "= softmax of the router's logits over all experts of a layer."
 
 
-@st.fragment
+@ui.fragment
 def _tokens(here: Here) -> None:
     ui.section("Over which tokens?")
     column, _ = st.columns([0.3, 0.7])
@@ -146,7 +146,7 @@ def _kinds(here: Here, layer: int | None, sequences: list[int]) -> None:
     )
 
 
-@st.fragment
+@ui.fragment
 def _top_p(here: Here) -> None:
     if not data.ask(here.trace, "recorded", here.run_id)["logits"]:
         ui.section("How many experts would top-p use?")

@@ -21,7 +21,7 @@ TOKEN_COLUMNS = {
 }  # fmt: skip
 
 
-@st.fragment
+@ui.fragment
 def atlas_section(here: Here, layer: int, labelled: bool) -> None:
     ui.section(
         "A map of experts and tokens",

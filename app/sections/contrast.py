@@ -19,7 +19,7 @@ SHOWN = 20  # experts
 CONTRAST_ROWS = 150_000  # enough for the width of an interval; labels are dealt out a thousand times over them
 
 
-@st.fragment
+@ui.fragment
 def contrast_section(here: Here, labels: list[str]) -> None:
     ui.section("What tells two sets of tokens apart?")
     kinds = ["labels", "markers"] if len(labels) > 1 else ["markers"]

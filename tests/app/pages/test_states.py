@@ -6,8 +6,10 @@ What costs a recording or a file is done once, and all pages are looked at in tu
 import duckdb
 import pytest
 
-from app import data
+from app import data, ui
+from probes.errors import ProbeError
 from store import database
+from store.errors import TraceError
 from store.parquet import export_parquet
 from store.trace import open_trace
 from tests.app.conftest import show
@@ -196,3 +198,15 @@ def test_the_file_goes_between_two_questions(open_page, monkeypatch, tmp_path, p
     path.unlink()
     text = sound(open_page([path], page))
     assert page in NOT_YET or "The trace cannot be read" in text
+
+
+@pytest.mark.parametrize("error", [TraceError, ProbeError])
+def test_what_a_page_or_a_part_of_it_cannot_do_is_a_line(open_page, monkeypatch, small, error):
+    def render(here):
+        ui.heading(here.trace.name, "Overview", "One page.")
+        raise error("no <b>weights</b> here")
+
+    for wrapped in (render, ui.fragment(render)):
+        monkeypatch.setattr("app.pages.overview.render", wrapped)
+        text = sound(open_page([small["one token"]]))
+        assert "no &lt;b&gt;weights&lt;/b&gt; here" in text
