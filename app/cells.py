@@ -32,7 +32,7 @@ def safe(value: Any) -> Safe:
 
 def href(page: str, **choices: Any) -> str:
     """The address of a page with these choices, in the trace and run of this one. None leaves a choice out."""
-    kept = {name: state.read(name) for name in ("trace", "run", "job")} | choices
+    kept = state.read_all("trace", "run", "job") | choices
     query = urlencode({name: str(value) for name, value in kept.items() if value is not None})
     return f"./{'' if page == FIRST_PAGE else page}{'?' if query else ''}{query}"
 

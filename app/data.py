@@ -5,43 +5,23 @@ The key is the file's identity (path, change time, size), so a trace that is bei
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import streamlit as st
 
+from app.trace_file import TraceFile, identify
 from store import page_queries
 
 if TYPE_CHECKING:
     from probes.sampling import Sampled
 
+__all__ = ["TraceFile", "identify"]  # from app.trace_file, for the pages
 RECORDING = ("recording", "running")  # run states in which more is still coming
 SAMPLE_ROWS = 200_000  # (token, layer) rows that an answer reads where the stored sums are not enough
 READ_SECONDS = 15.0  # a recorder holds the file for moments; longer than this and the page says so
-
-
-@dataclass(frozen=True)
-class TraceFile:
-    """A trace as it lies on the disk at this moment."""
-
-    path: str
-    changed_ns: int
-    n_bytes: int
-
-    @property
-    def name(self) -> str:
-        return Path(self.path).name
-
-
-def identify(path: str) -> TraceFile:
-    """The file's identity now; FileNotFoundError where there is none. A write-ahead log beside it counts as part."""
-    first, *rest = _files(Path(path))
-    stats = [first.stat(), *filter(None, map(_stat, rest))]
-    return TraceFile(path, max(s.st_mtime_ns for s in stats), sum(s.st_size for s in stats))
 
 
 @st.cache_data(show_spinner=False, max_entries=8, ttl=10)  # a recorder that died leaves the file as it was
@@ -95,6 +75,7 @@ def analysis(trace: TraceFile, run_id: int, metric: str, **params: Any) -> Sampl
     return sampled(open_file(trace), metric, run_id, **params)
 
 
+@st.cache_data(show_spinner="Reading a sample of the trace …", max_entries=64)
 def analysis_or_why(trace: TraceFile, run_id: int, metric: str, **params: Any) -> Sampled | str:
     """The same, or the sentence that says what the trace lacks."""
     from probes.errors import ProbeError
@@ -113,24 +94,23 @@ def drawn(trace: TraceFile, run_id: int, most_rows: int = SAMPLE_ROWS) -> tuple[
     return frame["sequence_id"].tolist(), int(frame["n_tokens"].sum())
 
 
+def once(make: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+    """`make(*inputs, **options)`, made once for what it is made of, whoever looks: frames count by their values.
+
+    For figures and tables that take longer to make than their inputs take to compare. What comes back is shared: it is
+    only read.
+    """
+    return _made(f"{make.__module__}.{make.__qualname__}", make, inputs, options)
+
+
+@st.cache_resource(show_spinner=False, max_entries=200)
+def _made(name: str, _make: Callable[..., Any], inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    return _make(*inputs, **options)
+
+
 @st.cache_resource(show_spinner=False, max_entries=8)
 def open_file(trace: TraceFile) -> Any:
     """The trace, checked once per state of the file; it holds no connection, so nothing is kept from a recording."""
     from store.trace import open_trace
 
     return open_trace(trace.path, wait=READ_SECONDS)
-
-
-def _stat(path: Path) -> os.stat_result | None:
-    """None for a file that has gone meanwhile: a writer's log comes and goes."""
-    try:
-        return path.stat()
-    except FileNotFoundError:
-        return None
-
-
-def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.is_file()) or [path]
-    log = path.with_name(path.name + ".wal")
-    return [path, *([log] if log.exists() else [])]

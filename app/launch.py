@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 import threading
@@ -13,6 +14,12 @@ import threading
 HEAVY = ("pandas", "duckdb", "plotly.graph_objects", "store.trace", "app.charts", "probes.sampling")
 LATER = ("scipy.cluster.hierarchy", "scipy.spatial.distance")  # of single pages
 METRICS = ("srp", "sch", "cache_hit_rate", "cross_layer")  # whose compiled parts take a second to load
+
+
+def prepare() -> None:
+    """Everything that can be done before somebody looks, what all pages need first."""
+    warm()
+    first_answers()
 
 
 def warm() -> None:
@@ -41,8 +48,18 @@ def _load_kernels() -> None:
         getattr(metrics, name)(experts=experts, num_experts=2, sequence_id=np.zeros(2, np.int64))
 
 
+def first_answers() -> None:
+    """What the first page says of the first trace. A trace that cannot be read is the page's to explain."""
+    from app.options import given
+    from app.overview_facts import ahead
+    from store.errors import TraceError
+
+    with contextlib.suppress(TraceError, OSError):
+        ahead(given(sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else []).traces)
+
+
 def main() -> None:
-    threading.Thread(target=warm, daemon=True).start()
+    threading.Thread(target=prepare, daemon=True).start()
     from streamlit.web import cli
 
     sys.argv[0] = "streamlit"

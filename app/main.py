@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from app.formats import count, date
 from app.pages import SECTIONS, Here, Page, discover
 from app.served import short, traces
 from app.theme_watch import watch_theme
+from app.trace_file import shown_first
 from probes.errors import ProbeError
 from store.errors import TraceError
 
@@ -36,11 +38,15 @@ def main() -> None:
 def _shown(page: Page, render: Callable[[Any], None]) -> Callable[[], None]:
     def draw() -> None:
         ui.begin()
+        if page.charts:
+            ui.fetch_plotly()  # while the page's answers are being found
         state.carry_over(page.name)
         paths = traces()
         here = choose(paths, ui.full_state if page.needs_trace else _nothing)
         if here is not None or not page.needs_trace:
             _draw(here, render)
+        if not page.charts:
+            ui.fetch_plotly()  # for what comes next
         with st.sidebar:
             watch_theme()
 
@@ -87,7 +93,7 @@ def _nothing(*words: str) -> None:
 
 
 def _unreadable(path: str, error: TraceError, say: Callable[..., None] = ui.full_state) -> None:
-    say("The trace cannot be read", str(error), f"probe info {path}")
+    say("The trace cannot be read", str(error), f"probe info {shlex.quote(path)}")
 
 
 def _open(path: str, say: Callable[..., None]) -> Here | None:
@@ -113,8 +119,7 @@ def _pick_trace(paths: list[str]) -> str:
 
 def _pick_run(runs: Any) -> dict[str, Any]:
     rows = {int(row["run_id"]): row for row in runs.to_dict("records")}
-    # What is complete comes before what is not, the newest first.
-    best = sorted(rows, key=lambda run_id: (rows[run_id]["status"] == "complete", run_id))[-1]
+    best = int(shown_first(rows.values())["run_id"])
     if len(rows) == 1:
         return rows[best]
     with st.sidebar:

@@ -24,6 +24,14 @@ def read(name: str) -> str | None:
     return value[:MAX_LENGTH] if value else None
 
 
+def read_all(*names: str) -> dict[str, str | None]:
+    """Several choices at once: a page of links asks for these a thousand times."""
+    import streamlit as st
+
+    given = st.query_params.to_dict()
+    return {name: given[name][:MAX_LENGTH] if given.get(name) else None for name in names}
+
+
 def read_int(name: str) -> int | None:
     """A choice that is a whole number; anything else in the URL counts as not chosen."""
     value = read(name)

@@ -3,46 +3,59 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import charts, live, ui
-from app.formats import number, percent, plural
+from app import live, strategy_form, ui
+from app.formats import plural
+from app.sections.steering_effects import effects_section
+from app.sections.steering_take_away import typed_specs
 from probes.errors import ProbeError
 from probes.interventions import Spec
 from probes.sample import sample_path
 
+if TYPE_CHECKING:
+    from probes.evaluation import Arm
+
 MEMORY = "_steering_eval"
 SEEDS = 3
-SHARES = ("exact match", "accuracy", "choice")
 
 
-def section(path: str, specs: list[Spec]) -> None:
+@ui.part  # what is chosen here changes nothing above
+def section(path: str, specs: Sequence[Spec]) -> None:
     """Choose tasks, run, and see each measure with its interval beside the random controls."""
     ui.section(
         "Does it hold over many prompts?",
         "A task file asks the same of the plain model, of the steered one, and of random changes of the same size. "
-        "Every difference has a 95 % interval over the items.",
+        "Every difference has a 95 % interval over the items. A decoding strategy can be tried here as well, by itself "
+        "or together with the interventions.",
     )
-    with st.form("steering_eval", border=False):
-        left, middle, right = st.columns([0.5, 0.25, 0.25], vertical_alignment="bottom")
-        with left:
-            chosen = st.selectbox("Tasks", _known(), key="eval_tasks", format_func=lambda name: name or "my own")
-            upload = st.file_uploader("or a file of yours (JSONL with targets)", type=["jsonl"], key="eval_upload")
-        with middle:
-            limit = st.number_input("Items at most", 4, 2000, 60, key="eval_limit")
-        with right:
-            wanted = st.form_submit_button("Evaluate", disabled=not specs, icon=":material/checklist:")
-    if wanted:
+    chosen, upload, limit, strategy = _choice()
+    typed = strategy_form.form(strategy)
+    if st.button("Evaluate", disabled=not specs and typed is None, icon=":material/checklist:"):
         with _tasks(chosen, upload) as tasks:
-            _evaluate(path, tasks, specs, int(limit))
+            _evaluate(path, tasks, specs, (strategy, typed), limit)
     found = st.session_state.get(MEMORY)
     if found is not None:
-        _show(found)
+        effects_section(*found)
+
+
+def _choice() -> tuple[str, Any, int, Any]:
+    first, second, third = st.columns([0.36, 0.2, 0.44])
+    with first:
+        chosen = st.selectbox("Tasks", _known(), key="eval_tasks", format_func=lambda name: name or "my own")
+    with second:
+        limit = st.number_input("Items at most", 4, 2000, 60, key="eval_limit")
+    with third:
+        strategy = strategy_form.pick()
+    with st.expander("Tasks of my own", icon=":material/upload:"):
+        upload = st.file_uploader("JSONL with targets or choices", type=["jsonl"], key="eval_upload")
+    return chosen, upload, int(limit), strategy
 
 
 def _known() -> list[str]:
@@ -56,12 +69,12 @@ def _tasks(chosen: str, upload: Any) -> Iterator[Path]:
         yield sample_path() / "tasks" / f"{chosen}.jsonl"
         return
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tasks.jsonl"
+        path = Path(folder) / "tasks.jsonl"  # and not the name it had elsewhere, which may be anything
         path.write_bytes(upload.getvalue())
         yield path
 
 
-def _evaluate(path: str, tasks: Path, specs: list[Spec], limit: int) -> None:
+def _evaluate(path: str, tasks: Path, specs: Sequence[Spec], strategy: tuple[Any, Any], limit: int) -> None:
     from probes.evaluation import Arm, evaluate
 
     bar = st.progress(0.0, "waiting for the model …")
@@ -72,63 +85,22 @@ def _evaluate(path: str, tasks: Path, specs: list[Spec], limit: int) -> None:
     def waits(ahead: int) -> None:
         bar.progress(0.0, f"{plural(ahead, 'person', 'people')} before you")
 
+    st.session_state.pop(MEMORY, None)
     try:
+        arm = Arm("steered", tuple(specs), strategy_form.plan(*strategy, tasks))
         with live.models().use(path, waits) as (model, tokenizer):
-            st.session_state[MEMORY] = evaluate(
-                model,
-                tasks,
-                [Arm("steered", tuple(specs))],
-                tokenizer=tokenizer,
-                control_seeds=SEEDS,
-                limit=limit,
-                progress=progress,
+            found = evaluate(
+                model, tasks, [arm], tokenizer=tokenizer, control_seeds=SEEDS, limit=limit, progress=progress
             )
+        st.session_state[MEMORY] = (found, command(path, tasks, arm, limit))
     except ProbeError as error:
-        st.session_state.pop(MEMORY, None)
         ui.problem(str(error))
     bar.empty()
 
 
-def _show(found: Any) -> None:
-    frame = found.frame()
-    steered = frame[frame["arm"] != "baseline"]
-    for (task, measure), rows in steered.groupby(["task", "measure"], sort=False):
-        row = rows.iloc[0]
-        ui.html(f'<h4 class="rw-measure">{_title(task, measure, row)}</h4>')
-        if row["baseline"] == row["baseline"]:
-            ui.quiet(_sentence(row))
-    with st.expander("All measures"):
-        st.dataframe(frame, hide_index=True)
-    tested = steered.dropna(subset=["baseline"])
-    for measure, rows in tested.groupby("measure", sort=False):
-        ui.chart_block(
-            charts.effect_bars(rows.assign(arm=rows["task"]), ui.theme(), f"{measure} ({rows['unit'].iloc[0]})"),
-            name=f"effect-{measure}".replace(" ", "-"),
-            alt=" ".join(_sentence(row) for _, row in rows.iterrows()),
-            meanings=[
-                ("Interval", "95 %, bootstrap over items."),
-                ("Control", "as many random experts, or random choice."),
-            ],
-            rows=rows,
-        )
-
-
-def _title(task: str, measure: str, row: Any) -> str:
-    from html import escape
-
-    return f"{escape(str(task))} · {escape(str(measure))}: {_value(row, row['value'])} (n = {int(row['n'])})"
-
-
-def _sentence(row: Any) -> str:
-    text = (
-        f"baseline {_value(row, row['baseline'])}; difference {number(row['difference'])} "
-        f"(95 % interval {number(row['difference_low'])} to {number(row['difference_high'])}"
-    )
-    text += f", corrected p = {number(row['p_holm'])})" if row["p_holm"] == row["p_holm"] else ")"
-    if row["control"] == row["control"] and row["controls"]:
-        text += f"; {plural(int(row['controls']), 'random control')} {_value(row, row['control'])}"
-    return text
-
-
-def _value(row: Any, value: float) -> str:
-    return percent(value) if row["unit"] in ("share", "fraction") else f"{number(value)} {row['unit']}"
+def command(path: str, tasks: Path, arm: Arm, limit: int) -> str:
+    """The `probe eval` that does the same; tasks of one's own lie where one is."""
+    parts = [*typed_specs(arm.specs, together=True), *([str(arm.strategy)] if arm.strategy is not None else [])]
+    asked = ["probe", "eval", path, "--tasks", str(tasks), "--intervention", " + ".join(parts)]
+    words = shlex.join([*asked, "--limit", str(limit), "--control-seeds", str(SEEDS)])
+    return words if tasks.is_relative_to(sample_path()) else words.replace(f"{tasks.parent}/", "")

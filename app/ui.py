@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 
 NOTHING_YET = "No routing has been recorded yet. The page fills by itself while the recording goes on."
 __all__ = ["Safe", "href", "link"]  # from app.cells, for the pages
+THEME = "_theme"  # in the session of a page that no browser shows
 STYLE = (Path(__file__).parent / "components" / "page.css").read_text("utf-8")
 
 
 def theme() -> str:
-    """ "light" or "dark", as the page is shown now."""
-    return "dark" if st.context.theme.type == "dark" else "light"
+    """ "light" or "dark": as the page is shown now, or as a report asks for it."""
+    return st.session_state.get(THEME) or ("dark" if st.context.theme.type == "dark" else "light")
 
 
 def begin() -> None:
@@ -40,18 +41,10 @@ def begin() -> None:
     st.html(f"<style>:root {{{colors}}}\n{STYLE}</style>")
 
 
-def fragment(draw: Callable[..., None]) -> Callable[..., None]:
-    """`st.fragment`, and what is wrong with the trace is said in its place: above it nobody can catch that."""
-
-    @st.fragment
-    @wraps(draw)
-    def guarded(*args: Any, **kwargs: Any) -> None:
-        try:
-            draw(*args, **kwargs)
-        except (ProbeError, TraceError) as error:
-            problem(str(error))
-
-    return guarded
+def fetch_plotly() -> None:
+    """An empty chart that nobody sees, which has the browser load Plotly: most of a second that nobody waits for."""
+    with st.container(key="rw_fetch_plotly"):
+        st.plotly_chart({"data": [{"type": "scatter"}]}, theme=None, key="fetch_plotly")
 
 
 def heading(eyebrow: str, title: str, lead: str, badge: tuple[str, str] | None = None) -> None:
@@ -91,6 +84,23 @@ def findings(entries: Iterable[Any], links: Iterable[str]) -> None:
 def section(title: str, says: str = "") -> None:
     """A question as a heading, and its answer in a sentence."""
     st.html(f'<h2 class="rw-section">{escape(title)}</h2><p class="rw-says">{escape(says)}</p>')
+
+
+def part(render: Callable[..., None]) -> Callable[..., None]:
+    """A part of a page that is drawn anew by itself when something in it is chosen, while the rest stands still.
+
+    A trace that can no longer be read then, or lacks what it needs, is said in its place: nobody above can catch it.
+    """
+
+    @st.fragment
+    @wraps(render)
+    def drawn(*inputs: Any) -> None:
+        try:
+            render(*inputs)
+        except (ProbeError, TraceError) as error:
+            problem(str(error))
+
+    return drawn
 
 
 def pick_layer(here: Any, label: str = "Layer", width: float = 0.22) -> int:

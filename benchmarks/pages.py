@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks.browsing import Action, Visitor, choose, chromium, enter, press, select, serving
 from benchmarks.models import Shape
 from benchmarks.results import Row, Section, Table
 from benchmarks.scale import Scale
@@ -23,17 +19,29 @@ from store.batch import LayerInfo, RunInfo
 from store.writer import TraceWriter
 
 FIRST_VIEW, INTERACTION, MEMORY = 2.0, 0.3, 1024.0
-SETTLED = 0.25  # seconds without a script running before a page counts as there; not part of what is reported
-NEEDS_MODEL = ("record", "steering")  # what they show first asks nothing of the trace
-RUNNING = "[data-testid=stStatusWidget], [data-stale=true], [data-testid=stSkeleton]"
+# What people do on each page, first to last; where the first page of a session matters less than what comes after.
+ACTIONS: dict[str, dict[str, Action]] = {
+    "overview": {"measure of balance": choose("gini")},
+    "tokens": {"next token": press(".token", "ArrowRight"), "layer": select("Layer")},
+    "experts": {"expert": select("Expert"), "layer": select("Layer")},
+    "specialization": {"order": choose("numbers"), "layer": select("Layer")},
+    "consistency": {"policy": choose("LFU"), "one expert's size": enter("One expert", 6), "layer": select("Look at")},
+    "uncertainty": {"measure": choose("Margin"), "p": choose("0.5"), "layer": select("Layer")},
+    "super_experts": {},
+    "structure": {"flows": choose("above chance"), "colour": choose("lift"), "expert": select("Mark", 3),
+                  "layer": select("Layer")},
+    "pruning": {"share to keep": enter("Share to keep", 0.4), "criterion": select("Criterion")},
+    "compare": {},
+    "sql": {},
+}  # fmt: skip
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-ARGUMENTS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 METHOD = """\
-`probe app` over the trace, every page in a fresh tab of a headless Chromium of 1280 x 900 pixels on the same two cores.
-First view: from the address to the moment the page's script has ended and its charts stand, nothing of that page asked
-before. Again: the same in another tab, answers kept. Interaction: from a click on a control that every page has (the
-format charts are saved in) to the end of the page's new run, which is what any choice costs whose answers are known.
-Server memory: its peak after all pages."""
+`probe app` over the trace, every page in a new tab of a headless Chromium of 1280 x 900 pixels that has seen the
+dashboard before (its files are in the browser's cache), on the same two cores, without a graphics processor.
+First view: from the address to the moment the charts in the window are drawn, nothing of that page asked of the server
+before. All: until the charts below stand too and nothing runs. Again: all of it in another tab, answers kept.
+Interaction: from a click to the end of everything it set off; "new" where the server has to find an answer it has not
+given before, "known" for the same click later."""
 
 
 def measure(scale: Scale) -> Section:
@@ -47,17 +55,10 @@ def measure(scale: Scale) -> Section:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "large.duckdb"
         tokens = write_large(path, shape, scale.page_tokens)
-        with serving(path) as (address, process), chromium(browser) as tabs:
-            timed = {name: Timed(tabs, address, name) for name in names()}
-            rows = [row for name, page in timed.items() for row in page.rows(scale.page_rounds)]
-            memory = Row("server memory, peak", peak(process), "MiB", target=MEMORY)
         section.notes.append(f"Trace: {tokens:,} tokens, {shape}; {path.stat().st_size / 1e9:.1f} GB.")
-    firsts, agains, clicks = (rows[i::3] for i in range(3))
-    section.tables = [
-        Table("First view", firsts),
-        Table("The same page again", agains),
-        Table("Interaction", [*clicks, memory]),
-    ]
+        with serving(path) as (address, process), chromium(browser) as tabs:
+            section.tables = visits(Visitor(tabs, address), scale.page_rounds)
+            section.tables[-1].rows.append(Row("server memory, peak", peak(process), "MiB", target=MEMORY))
     return section
 
 
@@ -78,59 +79,45 @@ def write_large(path: Path, shape: Shape, tokens: int) -> int:
     return once * rounds
 
 
-def names() -> list[str]:
-    from app.pages import discover
-
-    return [page.name for page, _ in discover() if page.name not in NEEDS_MODEL]
-
-
-class Timed:
-    """One page: how long until it is there."""
-
-    def __init__(self, tabs: Any, address: str, name: str) -> None:
-        self._tabs, self.name = tabs, name
-        self._url = f"{address}/{'' if name == 'overview' else name}"
-
-    def rows(self, rounds: int) -> list[Row]:
-        """First view, again, interaction; seconds."""
-        first, _ = self._visit()
-        visits = [self._visit(click=True) for _ in range(rounds)]
-        again, clicked = (spread([visit[i] for visit in visits]) for i in range(2))
-        return [
-            Row(self.name, first, "s", target=FIRST_VIEW),
-            Row(self.name, again.median, "s", again.low, again.high, again.rounds),
-            Row(self.name, clicked.median, "s", clicked.low, clicked.high, clicked.rounds, target=INTERACTION),
-        ]
-
-    def _visit(self, click: bool = False) -> tuple[float, float]:
-        context = self._tabs.new_context(viewport={"width": 1280, "height": 900})
-        tab = context.new_page()
-        try:
-            start = time.perf_counter()
-            tab.goto(self._url)
-            tab.wait_for_selector(".rw-title", timeout=120_000)
-            there = settled(tab) - start
-            clicked = 0.0
-            if click:
-                tab.wait_for_timeout(500)
-                start = time.perf_counter()
-                tab.get_by_text("PNG", exact=True).click()
-                clicked = settled(tab) - start
-            return there, clicked
-        finally:
-            context.close()
+def visits(visitor: Visitor, rounds: int) -> list[Table]:
+    """First view, all and again of every page, and its interactions; seconds."""
+    visitor.open("sql")[0].close()  # the first page of all fetches what every page needs
+    firsts, alls, agains, news, knowns = [], [], [], [], []
+    for page, actions in ACTIONS.items():
+        tab, first, whole = visitor.open(page)
+        firsts.append(Row(page, first, "s", target=FIRST_VIEW))
+        alls.append(Row(page, whole, "s"))
+        for name, action in actions.items():
+            news.append(Row(f"{page}: {name}", visitor.act(tab, action), "s", target=INTERACTION))
+        tab.close()
+        again, known = repeated(visitor, page, rounds)
+        agains.append(row(page, again))
+        knowns += [row(f"{page}: {name}", seconds, INTERACTION) for name, seconds in known.items()]
+    return [
+        Table("First view", firsts),
+        Table("All of the page", alls),
+        Table("All of it again", agains),
+        Table("Interaction, new", news),
+        Table("Interaction, known", knowns),
+    ]
 
 
-def settled(tab: Any) -> float:
-    """The moment since when no script of the page has been running, once that has lasted for `SETTLED` seconds."""
-    quiet = None
-    while True:
-        running = tab.evaluate(f"() => !!document.querySelector('{RUNNING}')")
-        now = time.perf_counter()
-        quiet = None if running else quiet or now
-        if quiet is not None and now - quiet >= SETTLED:
-            return quiet
-        tab.wait_for_timeout(15)
+def repeated(visitor: Visitor, page: str, rounds: int) -> tuple[list[float], dict[str, list[float]]]:
+    """The page and its interactions once more, several times."""
+    again: list[float] = []
+    known: dict[str, list[float]] = {name: [] for name in ACTIONS[page]}
+    for _ in range(rounds):
+        tab, _, whole = visitor.open(page)
+        again.append(whole)
+        for name, action in ACTIONS[page].items():
+            known[name].append(visitor.act(tab, action))
+        tab.close()
+    return again, known
+
+
+def row(name: str, seconds: list[float], target: float | None = None) -> Row:
+    found = spread(seconds)
+    return Row(name, found.median, "s", found.low, found.high, found.rounds, target=target)
 
 
 def peak(process: Any) -> float:
@@ -141,32 +128,3 @@ def peak(process: Any) -> float:
         status = Path(f"/proc/{pid}/status").read_text("utf-8")
         total += next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), 0)
     return total / 1024
-
-
-@contextmanager
-def serving(path: Path) -> Iterator[tuple[str, Any]]:
-    """The dashboard over the trace as long as the block lasts."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = [sys.executable, "-m", "app.server", str(path), "--port", str(port)]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    try:
-        process.stderr.readline()
-        time.sleep(5)  # what the server does by itself once it is up
-        yield f"http://127.0.0.1:{port}", process
-    finally:
-        process.terminate()
-        process.wait()
-
-
-@contextmanager
-def chromium(path: str) -> Iterator[Any]:
-    """A headless browser."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
-        yield found
-        found.close()

@@ -168,7 +168,8 @@ def side_by_side(
 
     prompt    text, or a `Prompt` with messages for the model's chat template
     on_step   called after each token with which of the two it is, and its text so far
-    trace     a trace to write both runs into, the steered one with its interventions and the baseline's run id
+    trace     a trace to write both runs into, the steered one with its interventions and the baseline's run id; not for
+              drawn tokens, since a recording writes the most likely ones
 
     UsageError for interventions that do not fit, before anything is generated.
     """
@@ -178,6 +179,8 @@ def side_by_side(
     if not specs:
         raise UsageError("no intervention to compare with the baseline")
     decoding = (decoding or Decoding()).checked()
+    if trace and decoding.sample:
+        raise UsageError("a drawn text cannot be recorded: a recording writes the most likely tokens")
     asked = prompt if isinstance(prompt, Prompt) else Prompt(source="prompt", prompt_id="prompt", text=prompt)
     ids, text = _encoded(asked, model, tokenizer, decoding.max_new_tokens)
 

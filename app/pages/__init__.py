@@ -19,6 +19,7 @@ class Page:
     """How a page stands in the navigation. `name` is its place in the URL; `order` sorts within its `section`.
 
     `needs_trace`: whether there is nothing to show without one; the others may be given None in place of Here.
+    `charts`: whether its first view has charts, so that the browser had better fetch what draws them at once.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Page:
     section: str
     order: int
     needs_trace: bool = True
+    charts: bool = False
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def _load(found: Comparison) -> None:
         )
     ui.section("Where does the load move?", says)
     ui.chart_block(
-        charts.difference_heatmap(found.experts, ui.theme()),
+        data.once(charts.difference_heatmap, found.experts, ui.theme()),
         name="moved",
         alt=f"Heat-map of the change of load by layer and expert. {says}",
         meanings=[
@@ -180,9 +180,11 @@ def _same_experts(here: Here, other: Other, agreement: Any) -> None:
     says = words.curve(curve, "the share of a token's experts that both runs choose")
     chance = float((here.layers["top_k"] / here.layers["num_experts"]).mean())
     ui.section(title, says)
-    command = f"probe compare {other.trace.name} {here.trace.name} --run {other.run['run_id']} --against {here.run_id}"
+    command = (
+        f"probe compare {other.trace.quoted} {here.trace.quoted} --run {other.run['run_id']} --against {here.run_id}"
+    )
     ui.chart_block(
-        charts.layer_curve(curve, ui.theme(), name="saturation", reference=(chance, "by chance"), top=1.0),
+        data.once(charts.layer_curve, curve, ui.theme(), name="saturation", reference=(chance, "by chance"), top=1.0),
         name="saturation",
         alt=f"Curve of router saturation by layer. {says}",
         meanings=[
@@ -205,7 +207,7 @@ def _surer(found: Comparison, called: tuple[str, str]) -> None:
     says = _pair_words(frame, "mean routing entropy")
     ui.section(title, says)
     ui.chart_block(
-        charts.pair_curves(frame, ui.theme(), name="entropy ÷ ln E", names=called, top=1.0),
+        data.once(charts.pair_curves, frame, ui.theme(), name="entropy ÷ ln E", names=called, top=1.0),
         name="entropies",
         alt=f"Curves of mean routing entropy by layer in both runs. {says}",
         meanings=[
@@ -218,6 +220,7 @@ def _surer(found: Comparison, called: tuple[str, str]) -> None:
     )  # fmt: skip
 
 
+@ui.part
 def _evenness(found: Comparison, called: tuple[str, str]) -> None:
     measure = state.one_of("balance", list(BALANCE))
     column, meaning = BALANCE[measure]
@@ -226,7 +229,7 @@ def _evenness(found: Comparison, called: tuple[str, str]) -> None:
     ui.section("Is the work spread more evenly?", says)
     state.pick("Measure", "balance", list(BALANCE), kind="segmented", label_visibility="collapsed")
     ui.chart_block(
-        charts.pair_curves(frame, ui.theme(), name=measure, names=called),
+        data.once(charts.pair_curves, frame, ui.theme(), name=measure, names=called),
         name="balances",
         alt=f"Curves of load balance by layer in both runs. {says}",
         meanings=[(measure, f"= {meaning}.")],

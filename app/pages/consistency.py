@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
@@ -10,7 +12,7 @@ from app.formats import count, number, percent, size
 from app.intervals import FEWEST
 from app.pages import Here, Page
 
-PAGE = Page(name="consistency", title="Consistency", icon=":material/cached:", section="Analyse", order=1)
+PAGE = Page(name="consistency", title="Consistency", icon=":material/cached:", section="Analyse", order=1, charts=True)
 LENGTHS = (2, 4, 8, 16, 32, 64, 128, 256)
 FORESIGHT = (4, 16, 64)  # how far ahead the best cache may look
 POLICIES = {
@@ -19,6 +21,7 @@ POLICIES = {
     "belady": ("Belady", "the one used again last goes: the best there is, and it needs to know the future"),
 }
 GIB, MIB = 2**30, 2**20
+CACHES = "What does a cache of experts reach?"
 
 
 def render(here: Here) -> None:
@@ -33,9 +36,13 @@ def render(here: Here) -> None:
         return
     layer = _pick_layer(here)
     _srp(here, layer)
-    rates = _caches(here, layer)
-    if rates is not None:
-        _planner(here, rates)
+    rates = _hit_rates(here)
+    if isinstance(rates, str):
+        ui.section(CACHES)
+        ui.note(rates)
+        return
+    _caches(here, layer)
+    _planner(here, rates.table)
 
 
 def _pick_layer(here: Here) -> int | None:
@@ -64,7 +71,7 @@ def _srp(here: Here, layer: int | None) -> None:
     says = _srp_words(table, layer)
     ui.section(title, says)
     ui.chart_block(
-        charts.srp_curves(table, ui.theme(), layer=layer),
+        data.once(charts.srp_curves, table, ui.theme(), layer=layer),
         name="srp",
         alt=f"Curves of SRP over segment length. {says}",
         meanings=[
@@ -76,7 +83,7 @@ def _srp(here: Here, layer: int | None) -> None:
             if enough
             else ("No interval:", "too few sequences to say how much others would differ."),
             ("n", f"= {count(table['n_windows'].max())} windows of the shortest segment in a layer, "
-             f"{words.sample(sample, f'probe analyze srp {here.trace.name}')}."),
+             f"{words.sample(sample, f'probe analyze srp {here.trace.quoted}')}."),
         ],
         rows=table,
     )  # fmt: skip
@@ -96,25 +103,32 @@ def _srp_words(table: pd.DataFrame, layer: int | None) -> str:
     return f"{says}; layer {layer} has {number(mine['srp'].iloc[0])}." if len(mine) else f"{says}."
 
 
-def _caches(here: Here, layer: int | None) -> pd.DataFrame | None:
-    """Draws the hit rates; returns policy, layer, cache_size, hit_rate for the planner."""
-    title, ahead = "What does a cache of experts reach?", state.read_int("ahead")
+def _every_size(here: Here) -> dict[str, Any]:
+    return {"level": ("layer",), "cache_size": planner.sizes(int(here.layers["num_experts"].max()))}
+
+
+def _hit_rates(here: Here) -> Any:
+    """Sampled table of policy, layer, cache_size, hit_rate, or why there is none."""
+    return data.analysis_or_why(here.trace, here.run_id, "cache_hit_rate", policy=tuple(POLICIES), **_every_size(here))
+
+
+@ui.part
+def _caches(here: Here, layer: int | None) -> None:
+    ahead = state.read_int("ahead")
     ahead = ahead if ahead in FORESIGHT else FORESIGHT[1]
-    sizes = planner.sizes(int(here.layers["num_experts"].max()))
-    common = {"level": ("layer",), "cache_size": sizes}
-    real = data.analysis_or_why(here.trace, here.run_id, "cache_hit_rate", policy=tuple(POLICIES), **common)
-    best = data.analysis_or_why(here.trace, here.run_id, "sch", segment_length=(ahead,), **common)
+    real = _hit_rates(here)
+    best = data.analysis_or_why(here.trace, here.run_id, "sch", segment_length=(ahead,), **_every_size(here))
     if isinstance(real, str) or isinstance(best, str):
-        ui.section(title)
-        ui.note(real if isinstance(real, str) else str(best))
-        return None
-    curves = _ways(real.table, best.table, ahead, layer)
+        ui.section(CACHES)
+        ui.note(str(best))
+        return
+    curves = data.once(_ways, real.table, best.table, ahead, layer)
     says = _cache_words(curves, here, layer)
-    ui.section(title, says)
+    ui.section(CACHES, says)
     state.pick("The informed cache (SCH) looks ahead", "ahead", list(FORESIGHT), default=FORESIGHT[1], kind="segmented",
                shown=lambda m: f"{m} tokens")  # fmt: skip
     ui.chart_block(
-        charts.cache_curves(
+        data.once(charts.cache_curves,
             curves,
             ui.theme(),
             experts=int(here.layers["num_experts"].max()),
@@ -128,11 +142,10 @@ def _caches(here: Here, layer: int | None) -> pd.DataFrame | None:
             ("Hit", "= a chosen expert was in the cache before its token came. Filling a cache that has room is not "
              "counted as a miss."),
             ("n", f"= {count(real.table['n_sequences'].max())} sequences, each beginning with an empty cache; "
-             f"{words.sample(real.sample, f'probe analyze cache_hit_rate {here.trace.name}')}."),
+             f"{words.sample(real.sample, f'probe analyze cache_hit_rate {here.trace.quoted}')}."),
         ],
         rows=curves.drop(columns="known"),
     )  # fmt: skip
-    return real.table
 
 
 def _ways(real: pd.DataFrame, best: pd.DataFrame, ahead: int, layer: int | None) -> pd.DataFrame:
@@ -158,6 +171,7 @@ def _cache_words(curves: pd.DataFrame, here: Here, layer: int | None) -> str:
     )
 
 
+@ui.part
 def _planner(here: Here, rates: pd.DataFrame) -> None:
     head = st.container()
     rates = rates.dropna(subset=["hit_rate"])  # a layer without any routing has no hit rate
@@ -165,7 +179,7 @@ def _planner(here: Here, rates: pd.DataFrame) -> None:
     one, budget, link, policy = _questions(layers)
     top_k, experts = layers["top_k"].to_numpy(float), int(layers["num_experts"].max())
     curves = [
-        planner.curve(rates[rates["policy"] == name], top_k, experts, one).assign(policy=POLICIES[name][0])
+        data.once(planner.curve, rates[rates["policy"] == name], top_k, experts, one).assign(policy=POLICIES[name][0])
         for name in POLICIES
     ]
     mine = rates[rates["policy"] == policy]
@@ -181,7 +195,7 @@ def _planner(here: Here, rates: pd.DataFrame) -> None:
         ui.section("What does a memory budget buy?", says)
     _plan_tiles(found, experts, everything, enough, link, POLICIES[policy][0])
     ui.chart_block(
-        charts.budget_curve(frame, ui.theme(), budget=budget, all_experts=everything),
+        data.once(charts.budget_curve, frame, ui.theme(), budget=budget, all_experts=everything),
         name="budget",
         alt=f"Curves of bytes moved per token over memory for experts. {says}",
         meanings=[

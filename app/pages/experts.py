@@ -17,7 +17,7 @@ from app.specialization import largest_labels
 from app.token_text import visible
 from probes.errors import ProbeError
 
-PAGE = Page(name="experts", title="Experts", icon=":material/badge:", section="Look", order=2)
+PAGE = Page(name="experts", title="Experts", icon=":material/badge:", section="Look", order=2, charts=True)
 SAMPLE_TOKENS = 40_000  # tokens of one layer that contexts, tokens and profiles are read from
 AROUND = 10  # tokens shown on each side of one that chose the expert
 CONTEXTS = 12
@@ -134,7 +134,7 @@ def _labels(here: Here, layer: int, expert: int) -> None:
     says = words.expert_labels(frame, expert)
     ui.section("Which labels does it go with?", says)
     ui.chart_block(
-        charts.contrast_bars(frame, ui.theme(), name="nPMI"),
+        data.once(charts.contrast_bars, frame, ui.theme(), name="nPMI"),
         name="expert-labels",
         alt=f"Bars of nPMI by label. {says}",
         meanings=[
@@ -153,10 +153,9 @@ def _label_hover(row: Any) -> str:
 
 def _tokens(here: Here, layer: int, expert: int) -> None:
     sequences, n_tokens = _drawn(here)
-    counts = data.ask(here.trace, "token_counts", here.run_id, layer, expert, tuple(sequences))
-    if counts["token"].isna().all() and counts["token_id"].isna().all():
+    frame = _scored(here.trace, here.run_id, layer, expert, tuple(sequences))
+    if frame is None:
         return
-    frame = token_scores(counts)
     ui.section("Which tokens does it go with?", words.expert_tokens(frame))
     if frame.empty:
         return
@@ -183,6 +182,16 @@ def _tokens(here: Here, layer: int, expert: int) -> None:
             ]
         )
         ui.data_buttons("expert-tokens", frame.assign(token=[visible_or_none(text) for text in frame["token"]]))
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def _scored(
+    trace: data.TraceFile, run_id: int, layer: int, expert: int, sequences: tuple[int, ...]
+) -> pd.DataFrame | None:
+    """The tokens that go most with the expert; None where the trace does not say which token is where."""
+    counts = data.ask(trace, "token_counts", run_id, layer, expert, sequences)
+    unknown = counts["token"].isna().all() and counts["token_id"].isna().all()
+    return None if unknown else token_scores(counts)
 
 
 def visible_or_none(text: Any) -> str | None:

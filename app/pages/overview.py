@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import json
-import shlex
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from app import charts, data, state, ui, words
+from app.copyable import copyable
 from app.curves import MEASURES, balance_curve, entropy_curve
 from app.formats import NOTHING, count, date, number, percent, plural, short_count, size
 from app.intervals import FEWEST
-from app.pages import Here, Page, discover
+from app.pages import Here, Page
+from app.sections.findings import findings_section
 
-if TYPE_CHECKING:
-    from probes.findings import Finding
-
-PAGE = Page(name="overview", title="Overview", icon=":material/dashboard:", section="Look", order=0)
-FINDING_ROWS = 80_000  # (token, layer) rows read for what stands out
-FINDING_DRAWS = 400  # resamples and permutations: ends of intervals to about a twentieth of their width
+PAGE = Page(name="overview", title="Overview", icon=":material/dashboard:", section="Look", order=0, charts=True)
 SAMPLED = 128  # sequences read for the width of the intervals: enough to know the spread, read in a blink
 
 
 def render(here: Here) -> None:
     _heading(here)
     load = data.load(here.trace, here.run_id)
-    slot = st.empty()
     if load["count"].any():
-        _findings(here, slot, read=False)
+        findings_section(here)
     _tiles(here)
     if not load["count"].any():
         ui.note(
@@ -45,8 +40,6 @@ def render(here: Here) -> None:
         _balance(here, load, totals)
         _coverage(here, totals)
     _provenance(here)
-    if load["count"].any():
-        _findings(here, slot, read=True)  # last, so that nobody waits for it
 
 
 def _heading(here: Here) -> None:
@@ -60,60 +53,6 @@ def _heading(here: Here) -> None:
     if run.get("intervention") not in (None, "", "null") and run["intervention"] == run["intervention"]:
         lead += f" Routing was changed: {ui.strong(_short(run['intervention']))}."
     ui.heading(f"{here.trace.name}  ·  run {run['run_id']}  ·  {run['name']}", str(run["model"]), lead, badge)
-
-
-def _findings(here: Here, slot: Any, read: bool) -> None:
-    """What stands out, in words: from the stored sums, or, once there is time to `read`, all of it with intervals."""
-    found, n_sequences = _found(here.trace, here.run_id, read)
-    if not found:
-        return
-    total, says = int(here.run["n_sequences"]), ""
-    if read and n_sequences < total:
-        says = f"Intervals, and what needs single tokens, from {count(n_sequences)} of {count(total)} sequences, drawn "
-        says += "evenly; everything else from all tokens."
-    names = {page.name: page.title for page, _ in discover()}
-    with slot.container():
-        ui.section("What stands out", says)
-        ui.findings(found, [_shown_by(fact.command, names) for fact in found])
-
-
-@st.cache_data(show_spinner=False, max_entries=16)
-def _found(trace: data.TraceFile, run_id: int, read: bool) -> tuple[list[Finding], int]:
-    """The facts of the run, and how many of its sequences were read for them."""
-    from probes.findings import findings, overview
-
-    opened = data.open_file(trace)
-    if not read:
-        return findings(opened, run_id), 0
-    sequences, _ = data.drawn(trace, run_id, FINDING_ROWS)
-    few = sequences if len(sequences) < int(opened.run(run_id)["n_sequences"]) else None
-    return overview(opened, run_id, FINDING_DRAWS, FINDING_DRAWS, sequences=few), len(sequences)
-
-
-# The metric in a fact's command -> the page that shows more of it, and the choices there.
-PAGES = {
-    "npmi": "specialization",
-    "dataset_distance": "specialization",
-    "risk_difference": "specialization",
-    "load": "experts",
-    "routing_entropy": "uncertainty",
-    "coactivation": "structure",
-    "cross_layer": "structure",
-    "cache_hit_rate": "consistency",
-    "super_experts": "super_experts",
-    "norm_vs_gate": "pruning",
-}
-
-
-def _shown_by(command: str, names: dict[str, str]) -> str:
-    """A link to the page that shows the fact; nothing where there is no such page."""
-    words_of = shlex.split(command)
-    page = PAGES.get(words_of[2], "") if len(words_of) > 2 else ""
-    choices = {}
-    if "--against" in words_of:
-        sides = {"label_a": "--label", "label_b": "--against"}
-        choices = {name: words_of[words_of.index(flag) + 1] for name, flag in sides.items()}
-    return ui.link(page, f"{names[page]} →", **choices) if page in names else ""
 
 
 def _tiles(here: Here) -> None:
@@ -136,7 +75,7 @@ def _load(here: Here, load: pd.DataFrame) -> None:
     ui.section("Who carries the load?", says)
     uniform = here.layers["top_k"] / here.layers["num_experts"]
     ui.chart_block(
-        charts.load_heatmap(load, ui.theme()),
+        data.once(charts.load_heatmap, load, ui.theme()),
         name="load",
         alt=f"Heat-map of load by layer and expert. {says}",
         meanings=[
@@ -164,13 +103,18 @@ def _entropy(here: Here, totals: pd.DataFrame) -> None:
         )
         return
     n_sequences = int(here.run["n_sequences"])
-    curve = entropy_curve(totals, data.ask(here.trace, "sampled_entropy", here.run_id, SAMPLED), n_sequences)
-    curve["n"] = totals["n_entropy"].astype(int)
+    sampled = data.ask(here.trace, "sampled_entropy", here.run_id, SAMPLED)
+    curve = data.once(entropy_curve, totals, sampled, n_sequences).assign(n=totals["n_entropy"].astype(int))
     says = words.curve(curve, "mean routing entropy, as a share of the largest possible,")
     ui.section(title, says)
     ui.chart_block(
-        charts.layer_curve(
-            curve, ui.theme(), name="entropy ÷ ln E", reference=(1.0, "all experts equally likely"), top=1.0
+        data.once(
+            charts.layer_curve,
+            curve,
+            ui.theme(),
+            name="entropy ÷ ln E",
+            reference=(1.0, "all experts equally likely"),
+            top=1.0,
         ),
         name="entropy",
         alt=f"Curve of mean routing entropy by layer. {says}",
@@ -187,19 +131,23 @@ def _entropy(here: Here, totals: pd.DataFrame) -> None:
     )
 
 
+@ui.part
 def _balance(here: Here, load: pd.DataFrame, totals: pd.DataFrame) -> None:
     n_sequences = int(here.run["n_sequences"])
     measure = state.one_of("balance", list(MEASURES))
     sampled = data.ask(here.trace, "sampled_load", here.run_id, SAMPLED)
-    curve = balance_curve(load, sampled, measure, n_sequences)
-    curve["n"] = totals["n_tokens"].astype(int)
+    curve = data.once(balance_curve, load, sampled, measure, n_sequences).assign(n=totals["n_tokens"].astype(int))
     name, meaning = MEASURE_NAMES[measure]
     says = words.curve(curve, name)
     ui.section("How evenly is the work spread?", says)
     state.pick("Measure", "balance", list(MEASURES), kind="segmented", label_visibility="collapsed")
     ui.chart_block(
-        charts.layer_curve(
-            curve, ui.theme(), name=measure, reference=(1.0, "all experts equal") if measure == "max ÷ mean" else None
+        data.once(
+            charts.layer_curve,
+            curve,
+            ui.theme(),
+            name=measure,
+            reference=(1.0, "all experts equal") if measure == "max ÷ mean" else None,
         ),
         name="balance",
         alt=f"Curve of load balance by layer. {says}",
@@ -235,7 +183,7 @@ def _coverage(here: Here, totals: pd.DataFrame) -> None:
     by_reason = by_reason.reindex(totals["layer"]).fillna(0).astype(int).reset_index()
     lost = by_reason.melt("layer", var_name="reason", value_name="n_missing").merge(totals[["layer", "n_tokens"]])
     ui.chart_block(
-        charts.coverage_bars(lost, ui.theme()),
+        data.once(charts.coverage_bars, lost, ui.theme()),
         name="coverage",
         alt=f"Bars of missing routing by layer. {says}",
         meanings=[
@@ -271,9 +219,9 @@ def _provenance(here: Here) -> None:
     ui.facts({title: entries for title, entries in groups.items() if entries})
     command = provenance.get("command") or provenance.get("command_line")
     if command:
-        st.code(command if isinstance(command, str) else " ".join(map(str, command)), language="bash", wrap_lines=True)
+        copyable(command if isinstance(command, str) else " ".join(map(str, command)), "overview_command")
     with st.expander("Everything, as recorded (JSON)"):
-        st.code(json.dumps(provenance, indent=2, ensure_ascii=False, default=str), language="json")
+        copyable(json.dumps(provenance, indent=2, ensure_ascii=False, default=str), "overview_provenance")
     with st.expander("Layers"):
         st.dataframe(here.layers, hide_index=True)
 

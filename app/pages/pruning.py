@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,13 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, data, pruned, pruning, state, ui, words
+from app.copyable import copyable
 from app.formats import count, number, percent, plural
 from app.pages import Here, Page
 from probes.errors import UsageError
 from probes.metrics.expert_importance import NEEDS
 
-PAGE = Page(name="pruning", title="Pruning", icon=":material/content_cut:", section="Change", order=0)
+PAGE = Page(name="pruning", title="Pruning", icon=":material/content_cut:", section="Change", order=0, charts=True)
 NAMES = {
     "frequency": ("frequency", "= how many tokens chose the expert"),
     "soft_frequency": ("soft frequency", "= the sum of its routing weights"),
@@ -92,7 +94,7 @@ def _with_load(table: pd.DataFrame, load: pd.DataFrame) -> pd.DataFrame:
 
 def _command(here: Here, able: list[str], ratio: float) -> str:
     asked = " ".join(f"--criterion {name}" for name in able)
-    return f"probe analyze expert_importance {here.trace.name} {asked} --keep {ratio:g}"
+    return f"probe analyze expert_importance {here.trace.quoted} {asked} --keep {ratio:g}"
 
 
 def _importance(table: pd.DataFrame, keep: pd.Series, chosen: str, ratio: float, scope: str, n: str) -> None:
@@ -107,7 +109,7 @@ def _importance(table: pd.DataFrame, keep: pd.Series, chosen: str, ratio: float,
     says += f" {plural(idle, 'expert')} {'was' if idle == 1 else 'were'} never chosen at all." if idle else ""
     ui.section("Which experts matter?", says)
     ui.chart_block(
-        charts.importance_heatmap(own, ui.theme()),
+        data.once(charts.importance_heatmap, own, ui.theme()),
         name="importance",
         alt=f"Heat-map of the place of each expert in its layer by {name}. {says} First in their layers are "
         + ", ".join(f"expert {int(row.expert)} of layer {int(row.layer)}" for row in top.head(5).itertuples()),
@@ -122,7 +124,7 @@ def _importance(table: pd.DataFrame, keep: pd.Series, chosen: str, ratio: float,
 
 
 def _agreement(table: pd.DataFrame, names: dict[str, str], chosen: str, n: str) -> None:
-    pairs = pruning.agreement(table)
+    pairs = data.once(pruning.agreement, table)
     mean = pairs.groupby(["criterion", "other"], sort=False)["spearman"].mean().reset_index()
     apart = mean[(mean["criterion"] == chosen) & (mean["other"] != chosen)].dropna()
     says = "The criteria rank experts the same or say nothing."
@@ -135,7 +137,7 @@ def _agreement(table: pd.DataFrame, names: dict[str, str], chosen: str, n: str) 
         )
     ui.section("Do the criteria agree?", says)
     ui.chart_block(
-        charts.agreement_matrix(mean, ui.theme(), names=names),
+        data.once(charts.agreement_matrix, mean, ui.theme(), names=names),
         name="agreement",
         alt=f"Matrix of rank correlation between criteria. {says}",
         meanings=[
@@ -150,7 +152,7 @@ def _agreement(table: pd.DataFrame, names: dict[str, str], chosen: str, n: str) 
 def _kept(
     table: pd.DataFrame, keep: pd.Series, names: dict[str, str], chosen: str, ratio: float, scope: str, n: str
 ) -> None:
-    curve = pruning.coverage(table, RATIOS, scope)
+    curve = data.once(pruning.coverage, table, RATIOS, scope)
     at = pruning.per_layer(table, keep)
     own = at[at["criterion"] == chosen].sort_values("covered")
     low = own.iloc[0]
@@ -161,7 +163,7 @@ def _kept(
     common: dict[str, Any] = {"names": names, "chosen": chosen}
     ui.section("How much of the load would stay where it is?", says)
     ui.chart_block(
-        charts.criteria_curves(
+        data.once(charts.criteria_curves,
             curve, ui.theme(), x="ratio", y="covered", titles=("share of experts kept", "share of load covered"),
             reference=ratio, **common,
         ),
@@ -180,7 +182,7 @@ def _kept(
         says = f"{names[chosen]} keeps fewest in layer {int(few['layer'])}: {plural(few['n_kept'], 'expert')}."
     ui.section("What would each layer keep?", says)
     ui.chart_block(
-        charts.criteria_curves(at, ui.theme(), x="layer", y=what[0], titles=("layer", what[1]), **common),
+        data.once(charts.criteria_curves, at, ui.theme(), x="layer", y=what[0], titles=("layer", what[1]), **common),
         name="kept",
         alt=f"Curves by layer: {what[1]} for each criterion. {says}",
         meanings=[
@@ -194,7 +196,7 @@ def _kept(
 
 def _unwanted(table: pd.DataFrame, keep: pd.Series, ratio: float, here: Here) -> None:
     """What all criteria agree on."""
-    found = pruning.votes(table, keep)
+    found = data.once(pruning.votes, table, keep)
     criteria = int(found["n_criteria"].max())
     none, every = found[found["n_keep"] == 0], found[found["n_keep"] == found["n_criteria"]]
     says = (
@@ -214,6 +216,7 @@ def _unwanted(table: pd.DataFrame, keep: pd.Series, ratio: float, here: Here) ->
     ui.data_buttons("votes", found)
 
 
+@ui.part
 def _evaluated(here: Here) -> None:
     """Curves that an evaluation measured, from its result."""
     ui.section(
@@ -224,10 +227,10 @@ def _evaluated(here: Here) -> None:
     upload = st.file_uploader("Result of probe eval", type=["json"], key="pruning_result")
     if upload is None:
         arms = " ".join(f"--intervention expert_importance:criterion=reap,keep={keep}" for keep in (0.75, 0.5, 0.25))
-        st.code(
-            f"probe eval {here.run['model']} --tasks TASKS.jsonl --from {here.trace.name} {arms} --out pruning.json",
-            language="bash",
-            wrap_lines=True,
+        model = shlex.quote(str(here.run["model"]))
+        copyable(
+            f"probe eval {model} --tasks TASKS.jsonl --from {here.trace.quoted} {arms} --out pruning.json",
+            "pruning_command",
         )
         return
     try:
@@ -245,7 +248,7 @@ def _evaluated(here: Here) -> None:
         f"{number(best['baseline'])}."
     )
     ui.chart_block(
-        charts.evaluated_curves(rows, ui.theme(), f"{measure} ({rows['unit'].iloc[0]})"),
+        data.once(charts.evaluated_curves, rows, ui.theme(), f"{measure} ({rows['unit'].iloc[0]})"),
         name="pruning-evaluated",
         alt=f"{measure} over the share of experts kept, one line per criterion. {says}",
         meanings=[

@@ -12,6 +12,7 @@ from typing import Any
 import streamlit as st
 
 from app import options, recorder, state, ui
+from app.copyable import copyable
 from app.formats import count, plural
 from app.pages import Here, Page
 from probes.errors import ProbeError
@@ -208,4 +209,4 @@ def _link(job: recorder.Recording, says: str) -> str:
 def _log(job: recorder.Recording) -> None:
     st.code("\n".join(job.log()[-20:]) or "…", language=None, wrap_lines=True)
     with st.expander("The command"):
-        st.code(shlex.join(job.command), language="bash", wrap_lines=True)
+        copyable(shlex.join(job.command), f"record_command_{job.token}")

@@ -13,7 +13,9 @@ from app.sections.contrast import contrast_section
 from app.specialization import clustered, label_grid, largest_labels, strongest
 from app.token_text import visible
 
-PAGE = Page(name="specialization", title="Specialization", icon=":material/target:", section="Analyse", order=0)
+PAGE = Page(
+    name="specialization", title="Specialization", icon=":material/target:", section="Analyse", order=0, charts=True
+)
 VALUES = {"npmi": "nPMI", "share": "share of tokens"}
 FEWEST = 20  # occurrences below which a token's share says little
 VOCABULARY_ROWS = 200
@@ -43,6 +45,7 @@ def render(here: Here) -> None:
     atlas_section(here, layer, bool(len(labels)))
 
 
+@ui.part
 def _labels(here: Here, layer: int) -> None:
     table, sample = data.analysis(here.trace, here.run_id, "npmi")
     best = strongest(table)
@@ -61,8 +64,13 @@ def _labels(here: Here, layer: int) -> None:
     counts = label_grid(table, layer, "n_xy", labels).reindex(index=grid.index, columns=grid.columns)
     rows = table[(table["layer"] == layer) & table["target"].isin(labels)]
     ui.chart_block(
-        charts.label_heatmap(
-            grid, ui.theme(), name="nPMI" if value == "npmi" else "share − k/E", across="expert", counts=counts
+        data.once(
+            charts.label_heatmap,
+            grid,
+            ui.theme(),
+            name="nPMI" if value == "npmi" else "share − k/E",
+            across="expert",
+            counts=counts,
         ),
         name="labels",
         alt=f"Heat-map of labels by expert in layer {layer}. {says}",
@@ -108,7 +116,9 @@ def _depth(best: pd.DataFrame, labels: list[str]) -> None:
     says = words.deepest_labels(best)
     ui.section("In which layers do labels have experts of their own?", says)
     ui.chart_block(
-        charts.label_heatmap(grid, ui.theme(), name="largest nPMI", across="layer", counts=counts, from_zero=True),
+        data.once(
+            charts.label_heatmap, grid, ui.theme(), name="largest nPMI", across="layer", counts=counts, from_zero=True
+        ),
         name="label-depth",
         alt=f"Heat-map of the largest nPMI by label and layer. {says}",
         meanings=[
@@ -122,7 +132,7 @@ def _depth(best: pd.DataFrame, labels: list[str]) -> None:
     )
 
 
-@ui.fragment
+@ui.part
 def _vocabulary(here: Here, layer: int) -> None:
     sequences, n_tokens = data.drawn(here.trace, here.run_id, VOCABULARY_SAMPLE * len(here.layers))
     table = data.ask(here.trace, "token_experts", here.run_id, layer, tuple(sequences), 1, 1_000_000)

@@ -167,6 +167,7 @@ def _says(frame: pd.DataFrame, entry: dict[str, Any]) -> str:
     return f"{shape}; {entry['seconds']:.1f} s."
 
 
+@ui.part
 def _chart(frame: pd.DataFrame) -> None:
     numbers, columns = numeric(frame), [str(name) for name in frame.columns]
     if not numbers or len(columns) < 2:

@@ -15,7 +15,7 @@ from app.intervals import FEWEST
 from app.pages import Here, Page
 from app.palette import expert_color
 
-PAGE = Page(name="structure", title="Structure", icon=":material/hub:", section="Analyse", order=4)
+PAGE = Page(name="structure", title="Structure", icon=":material/hub:", section="Analyse", order=4, charts=True)
 PAIRS = {"npmi": "above chance (nPMI)", "lift": "lift", "conditional": "share"}
 TIES = 60  # drawn at most
 FEWEST_TOGETHER = 5  # tokens, below which a tie is noise
@@ -49,6 +49,7 @@ def render(here: Here) -> None:
     _alike(here, layer)
 
 
+@ui.part
 def _together(here: Here, load: pd.DataFrame, layer: int, expert: int | None) -> None:
     title = f"Which experts of layer {layer} are chosen together?"
     if int(here.layers.set_index("layer")["top_k"].loc[layer]) < 2:
@@ -68,10 +69,10 @@ def _together(here: Here, load: pd.DataFrame, layer: int, expert: int | None) ->
         measure = state.pick("Colour", "pairs", list(PAIRS), kind="segmented", shown=PAIRS.__getitem__)
         how = state.pick("Order", "order", ["alike together", "by number"], kind="segmented")
     experts = int(here.layers.set_index("layer")["num_experts"].loc[layer])
-    order = charts.clustered(pairs, "npmi", experts) if how == "alike together" else list(range(experts))
+    order = data.once(charts.clustered, pairs, "npmi", experts) if how == "alike together" else list(range(experts))
     n = f"= {plural(found.table['n_tokens'].max(), 'token')}, {words.sample(found.sample)}."
     ui.chart_block(
-        charts.pair_heatmap(pairs, ui.theme(), measure=measure, order=order),
+        data.once(charts.pair_heatmap, pairs, ui.theme(), measure=measure, order=order),
         name="coactivation",
         alt=f"Matrix of co-activation in layer {layer}. {says}",
         meanings=[
@@ -89,7 +90,7 @@ def _together(here: Here, load: pd.DataFrame, layer: int, expert: int | None) ->
         return
     own = load[load["layer"] == layer]
     ui.chart_block(
-        charts.tie_graph(drawn, own, ui.theme(), order=order, chosen=expert),
+        data.once(charts.tie_graph, drawn, own, ui.theme(), order=order, chosen=expert),
         name="ties",
         alt=f"Graph of experts chosen together in layer {layer}. {_tie_words(ties, expert)}",
         meanings=[
@@ -134,6 +135,7 @@ def _tie_words(ties: pd.DataFrame, expert: int | None) -> str:
     return f"Pairs chosen together more often than by chance: {strong}." if len(ties) else "There are none."
 
 
+@ui.part
 def _flow(here: Here, layer: int, expert: int | None) -> None:
     title = "Where do tokens go from layer to layer?"
     layers = [int(number_) for number_ in here.layers["layer"]]
@@ -158,7 +160,7 @@ def _flow(here: Here, layer: int, expert: int | None) -> None:
         ui.note("No token's first choice leads on from this expert here.")
     else:
         ui.chart_block(
-            charts.flow_sankey(flows, ui.theme(), num_experts=int(here.layers["num_experts"].max())),
+            data.once(charts.flow_sankey, flows, ui.theme(), num_experts=int(here.layers["num_experts"].max())),
             name="flow",
             alt=f"Flow chart of tokens from layer to layer. {says}",
             meanings=[
@@ -167,7 +169,7 @@ def _flow(here: Here, layer: int, expert: int | None) -> None:
                 ("Above chance", f"= tokens ÷ what would come if both layers chose by themselves, of flows with at "
                  f"least {FEWEST_TOGETHER * 4} tokens."),
                 ("n", f"= {plural(moves.table['n_tokens'].max(), 'token')}, "
-                 f"{words.sample(moves.sample, f'probe analyze cross_layer {here.trace.name} --transitions')}."),
+                 f"{words.sample(moves.sample, f'probe analyze cross_layer {here.trace.quoted} --transitions')}."),
             ],
             rows=flows,
         )  # fmt: skip
@@ -212,7 +214,7 @@ def _information(here: Here, found: Any, ci: bool) -> None:
     says = words.curve(curve, "what a layer's choice says about the next one's, normalised,")
     ui.section("How much does a layer tell the next?", says)
     ui.chart_block(
-        charts.layer_curve(curve, ui.theme(), name="normalised information"),
+        data.once(charts.layer_curve, curve, ui.theme(), name="normalised information"),
         name="information",
         alt=f"Curve of mutual information between neighbouring layers. {says}",
         meanings=[
@@ -222,7 +224,7 @@ def _information(here: Here, found: Any, ci: bool) -> None:
              f"bootstrap over sequences ({RESAMPLES} resamples).")
             if ci else ("No interval:", "too few sequences to say how much others would differ."),
             ("n", f"= {plural(table['n_tokens'].max(), 'token')}, "
-             f"{words.sample(found.sample, f'probe analyze cross_layer {here.trace.name}')}."),
+             f"{words.sample(found.sample, f'probe analyze cross_layer {here.trace.quoted}')}."),
         ],
         rows=table,
     )  # fmt: skip
@@ -240,8 +242,12 @@ def _alike(here: Here, layer: int) -> None:
     ui.section(title, says)
     experts = int(here.layers.set_index("layer")["num_experts"].loc[layer])
     ui.chart_block(
-        charts.pair_heatmap(
-            table, ui.theme(), measure="similarity", order=charts.clustered(table, "similarity", experts)
+        data.once(
+            charts.pair_heatmap,
+            table,
+            ui.theme(),
+            measure="similarity",
+            order=data.once(charts.clustered, table, "similarity", experts),
         ),
         name="similarity",
         alt=f"Matrix of the similarity of experts in layer {layer}. {says}",
@@ -265,6 +271,7 @@ def _similar_words(table: pd.DataFrame) -> str:
     )
 
 
+@ui.part
 def _clusters(here: Here) -> None:
     experts = int(here.layers["num_experts"].max())
     wanted = int(
@@ -281,7 +288,7 @@ def _clusters(here: Here) -> None:
     says += f"layer {layer}."
     ui.section("Which could be merged?", says)
     ui.chart_block(
-        charts.cluster_strip(found.table, ui.theme(), num_experts=experts),
+        data.once(charts.cluster_strip, found.table, ui.theme(), num_experts=experts),
         name="clusters",
         alt=f"Clusters of experts by layer. {says}",
         meanings=[

@@ -10,10 +10,13 @@ import pandas as pd
 import streamlit as st
 
 from app import cells, charts, data, ui, words
+from app.copyable import copyable
 from app.formats import NOTHING, count, number, percent, plural
 from app.pages import Here, Page
 
-PAGE = Page(name="super_experts", title="Super experts", icon=":material/bolt:", section="Analyse", order=3)
+PAGE = Page(
+    name="super_experts", title="Super experts", icon=":material/bolt:", section="Analyse", order=3, charts=True
+)
 AROUND = 6
 LISTED = 12  # of the largest, super or not
 SINKS = 12
@@ -74,14 +77,15 @@ def _strip(here: Here, table: pd.DataFrame) -> None:
         ("Careful:", "the rule nearly always names somebody. Look how far above the rest they stand."),
         ("n", f"= {plural(known['n_tokens'].max(), 'token')} per layer, all of them; a maximum has no interval."),
     ]  # fmt: skip
-    rows = known.drop(columns=["hover", "tokens", "first"])
+    drawn = known.drop(columns=["tokens", "first"])
+    rows = drawn.drop(columns=["hover"])
     ui.chart_block(
-        charts.maxima_strip(known, ui.theme(), scope=scope),
+        data.once(charts.maxima_strip, drawn, ui.theme(), scope=scope),
         name="maxima", alt=f"Points of every expert's largest output by layer, on a log scale. {says}",
         meanings=meanings, rows=rows,
     )  # fmt: skip
     ui.chart_block(
-        charts.maxima_heatmap(known, ui.theme()),
+        data.once(charts.maxima_heatmap, drawn, ui.theme()),
         name="maxima-map", alt=f"Heat-map of the largest output by layer and expert, on a log scale. {says}",
         meanings=[("The same", "by number. Expert 3 of one layer has nothing to do with expert 3 of the next.")],
         rows=rows[["layer", "expert", "max_abs_output", "max_abs_input", "is_super"]],
@@ -122,7 +126,7 @@ def _listed(here: Here, table: pd.DataFrame) -> None:
         say = f"Ban {'it' if len(found) == 1 else f'all {len(found)}'} and see"
         ui.html(f"<p>{cells.button('steering', say, spec=spec)}</p>")
         command = f"probe steer {shlex.quote(str(here.run['model']))} --prompt TEXT --intervention {spec}"
-        st.code(command, language="bash", wrap_lines=True)
+        copyable(command, "super_experts_command")
 
 
 def _row(row: Any, experts: int, median: float) -> list[Any]:
@@ -187,7 +191,7 @@ def _massive(here: Here) -> None:
     says = words.curve(ratio, "the largest activation over the middle one")
     ui.section("Are there massive activations?", says)
     ui.chart_block(
-        charts.layer_curve(ratio, ui.theme(), name="max |h| ÷ median |h|"),
+        data.once(charts.layer_curve, ratio, ui.theme(), name="max |h| ÷ median |h|"),
         name="massive", alt=f"Curve of the massive-activation ratio by layer. {says}",
         meanings=[
             ("h", "= the residual stream before the experts; the largest ratio over the layer's tokens."),

@@ -124,7 +124,7 @@ def _pick_beside(here: Here, layer: int) -> tuple[int, int] | None:
     return (here.run_id, int(value)) if kind == "layer" else (int(value), layer)
 
 
-@ui.fragment
+@ui.part
 def _strip_and_token(
     here: Here, sequence: dict[str, Any], layer: int, by: str, expert: int | None, beside: tuple[int, int] | None
 ) -> None:
@@ -201,7 +201,7 @@ def _logits(here: Here, sequence: int, position: int, layer: int) -> None:
     says = words.token_logits(frame, layer)
     ui.section(f"Its logits in layer {layer}", says)
     ui.chart_block(
-        charts.logit_bars(frame, ui.theme()),
+        data.once(charts.logit_bars, frame, ui.theme()),
         name="token-logits",
         alt=f"Bars of the chosen token's logits over all experts of layer {layer}. {says}",
         meanings=[
@@ -291,7 +291,7 @@ def _unsure(here: Here, sequence: int, through: pd.DataFrame) -> None:
     frame = frame.merge(mean[["layer", "entropy", "n"]].rename(columns={"entropy": "mean"}), on="layer", how="left")
     says = words.token_entropy(frame)
     st.plotly_chart(
-        charts.token_curve(frame, ui.theme(), name="entropy (nats)"),
+        data.once(charts.token_curve, frame, ui.theme(), name="entropy (nats)"),
         theme=None,
         width="stretch",
         config=charts.modebar("token-entropy", ui.image_format()),

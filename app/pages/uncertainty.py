@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-
 import numpy as np
 import pandas as pd
 import streamlit as st
@@ -15,7 +13,9 @@ from app.pages import Here, Page
 from app.token_text import visible
 from app.uncertainty import MEASURES, by_label, overall
 
-PAGE = Page(name="uncertainty", title="Uncertainty", icon=":material/psychology_alt:", section="Analyse", order=2)
+PAGE = Page(
+    name="uncertainty", title="Uncertainty", icon=":material/psychology_alt:", section="Analyse", order=2, charts=True
+)
 SPREAD_ROWS = 150_000  # for the width of the intervals
 TOKEN_ROWS = 250_000
 TOP_P_ROWS = 60_000  # every row sorts the scores of all experts
@@ -45,6 +45,7 @@ def render(here: Here) -> None:
     _top_p(here)
 
 
+@ui.part
 def _by_layer(here: Here, sums: pd.DataFrame) -> None:
     name = state.one_of("sure", list(MEASURES))
     measure = MEASURES[name]
@@ -67,7 +68,7 @@ def _by_layer(here: Here, sums: pd.DataFrame) -> None:
         drawn = "" if len(sequences) >= n_sequences else f", its width from {count(len(sequences))} of them"
         interval = ("Band", f"= 95 % interval of all tokens, bootstrap over {plural(n_sequences, 'sequence')}{drawn}.")
     ui.chart_block(
-        charts.label_lines(whole, shown, ui.theme(), name=measure.title, top=top),
+        data.once(charts.label_lines, whole, shown, ui.theme(), name=measure.title, top=top),
         name="uncertainty",
         alt=f"Lines of {measure.title.lower()} by layer, for all tokens and by label. {says}",
         meanings=[
@@ -87,7 +88,7 @@ def _scores(here: Here) -> str:
     return "= softmax of the router's logits over all experts of a layer."
 
 
-@ui.fragment
+@ui.part
 def _tokens(here: Here) -> None:
     ui.section("Over which tokens?")
     column, _ = st.columns([0.3, 0.7])
@@ -146,7 +147,7 @@ def _kinds(here: Here, layer: int | None, sequences: list[int]) -> None:
     )
 
 
-@ui.fragment
+@ui.part
 def _top_p(here: Here) -> None:
     if not data.ask(here.trace, "recorded", here.run_id)["logits"]:
         ui.section("How many experts would top-p use?")
@@ -155,9 +156,11 @@ def _top_p(here: Here) -> None:
     table, sample = data.analysis(here.trace, here.run_id, "top_p_experts", p=P, ci=True, most_rows=TOP_P_ROWS)
     top_k = int(here.layers["top_k"].max())
     ui.section("How many experts would top-p use?", words.top_p(table, top_k))
-    command = f"probe analyze top_p_experts {shlex.quote(here.trace.name)} --p 0.7 --ci"
+    rows = table.drop(columns="histogram")
+    shown = rows[rows["p"].isin(SHOWN_P)]
+    command = f"probe analyze top_p_experts {here.trace.quoted} --p 0.7 --ci"
     ui.chart_block(
-        charts.needed_curve(table[table["p"].isin(SHOWN_P)], ui.theme(), top_k=top_k),
+        data.once(charts.needed_curve, shown, ui.theme(), top_k=top_k),
         name="top-p",
         alt=f"Curves of the mean number of experts by layer for three values of p. {words.top_p(table, top_k)}",
         meanings=[
@@ -168,11 +171,12 @@ def _top_p(here: Here) -> None:
             ("Bands", "= 95 % intervals, bootstrap over sequences."),
             ("n", f"= {plural(table['n_tokens'].max(), 'token')} per layer, {words.sample(sample, command)}."),
         ],
-        rows=table.drop(columns="histogram"),
+        rows=rows,
     )
     _needed(here, table)
 
 
+@ui.part
 def _needed(here: Here, table: pd.DataFrame) -> None:
     layers = [int(layer) for layer in here.layers["layer"]]
     left, right, _ = st.columns([0.2, 0.4, 0.4])
@@ -186,7 +190,7 @@ def _needed(here: Here, table: pd.DataFrame) -> None:
     enough = histogram[:top_k].sum() / max(histogram.sum(), 1)
     says = f"In layer {layer}, {percent(enough)} of the tokens need at most the {top_k} experts they get, at p = {p:g}."
     ui.chart_block(
-        charts.needed_bars(histogram, top_k, ui.theme()),
+        data.once(charts.needed_bars, histogram, top_k, ui.theme()),
         name="needed",
         alt=f"Bars of the number of experts that tokens need. {says}",
         meanings=[

@@ -21,7 +21,7 @@ TOKEN_COLUMNS = {
 }  # fmt: skip
 
 
-@ui.fragment
+@ui.part
 def atlas_section(here: Here, layer: int, labelled: bool) -> None:
     ui.section(
         "A map of experts and tokens",
@@ -78,7 +78,7 @@ def _draw_atlas(here: Here, points: pd.DataFrame, what: str, layer: int, method:
     )
     sequences, n_tokens = data.drawn(here.trace, here.run_id, ATLAS_ROWS)
     ui.chart_block(
-        charts.atlas(shown, ui.theme(), by=title, kind=kind, num_experts=experts),
+        data.once(charts.atlas, shown, ui.theme(), by=title, kind=kind, num_experts=experts),
         name="atlas",
         alt=f"Map ({method.upper()}) of {of}, coloured by {title.lower()}.",
         meanings=[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
@@ -19,7 +20,7 @@ SHOWN = 20  # experts
 CONTRAST_ROWS = 150_000  # enough for the width of an interval; labels are dealt out a thousand times over them
 
 
-@ui.fragment
+@ui.part
 def contrast_section(here: Here, labels: list[str]) -> None:
     ui.section("What tells two sets of tokens apart?")
     kinds = ["labels", "markers"] if len(labels) > 1 else ["markers"]
@@ -45,7 +46,6 @@ def _contrast_labels(here: Here, labels: list[str], left: Any, right: Any) -> No
     )
     frame = table.rename(columns={"rd": "value", "ci_low": "low", "ci_high": "high"}).dropna(subset=["value"])
     frame["sure"] = frame["q"] <= 0.05
-    frame["hover"] = [_contrast_hover(row, a, b) for row in frame.itertuples()]
     says = words.contrast(frame, a, b)
     trace, first, second = (shlex.quote(word) for word in (here.trace.name, a, b))
     command = f"probe analyze risk_difference {trace} --label {first} --against {second} --ci --test"
@@ -68,6 +68,7 @@ def _contrast_labels(here: Here, labels: list[str], left: Any, right: Any) -> No
             ),
             ("n", f"= {plural(frame['n_tokens'].max(), 'token')}, {words.sample(sample, command)}."),
         ],
+        lambda row: _contrast_hover(row, a, b),
     )
 
 
@@ -97,7 +98,6 @@ def _contrast_markers(here: Here, left: Any, right: Any) -> None:
         return
     frame = frame.sort_values("value", ascending=False, kind="stable")
     frame["sure"] = (frame["low"] > 0) | (frame["high"] < 0)
-    frame["hover"] = [_marker_hover(row, plus) for row in frame.itertuples()]
     says = words.markers(frame, visible(plus), visible(minus) if minus else "")
     name = "nPMI(first) − nPMI(second)" if minus else "nPMI"
     sides = (visible(plus), visible(minus) if minus else "other tokens")
@@ -115,6 +115,7 @@ def _contrast_markers(here: Here, left: Any, right: Any) -> None:
             ("Lines", "= 95 % intervals, bootstrap over sequences; pale where they hold 0."),
             ("n", f"= {plural(frame['n_x'].max(), 'occurrence')} of the first token, {words.sample(sample)}."),
         ],
+        lambda row: _marker_hover(row, plus),
     )
 
 
@@ -125,10 +126,13 @@ def _contrast_chart(
     sides: tuple[str, str],
     table: pd.DataFrame,
     meanings: list[tuple[str, str]],
+    hover: Callable[[Any], str],
 ) -> None:
+    drawn = frame.head(SHOWN)
+    drawn = drawn.assign(hover=[hover(row) for row in drawn.itertuples()])
     ui.html(f'<p class="rw-says">{cells.safe(says)}</p>')
     ui.chart_block(
-        charts.contrast_bars(frame.head(SHOWN), ui.theme(), name=name, sides=sides),
+        data.once(charts.contrast_bars, drawn, ui.theme(), name=name, sides=sides),
         name="contrast",
         alt=f"Bars of the experts that differ most. {says}",
         meanings=meanings,

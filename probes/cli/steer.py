@@ -20,6 +20,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     options.interventions(parser, "may be repeated: they act together, in this order", required=True)
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="longest text (default 64)")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help=r"text that ends it, as in '\n'")
+    parser.add_argument("--temperature", type=float, metavar="T", help="draw tokens at T (default: the most likely)")
+    parser.add_argument("--top-p", type=float, metavar="P", help="draw only from the likeliest that make up P together")
+    parser.add_argument("--seed", type=int, metavar="N", help="of what is drawn, the same for both texts (default 0)")
     parser.add_argument("--out", metavar="TRACE", help="write both runs into this trace, the steered one with its spec")
     options.loading(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, with every token")
@@ -33,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from probes.side_by_side import side_by_side
     from probes.side_by_side_text import render
 
-    decoding = Decoding(args.max_new_tokens, options.texts(args.stop)).checked()
+    decoding = Decoding(args.max_new_tokens, options.texts(args.stop), **_drawn(args)).checked()
     specs = options.parsed(args)
     messages = [{"role": "user", "content": args.prompt}] if args.chat else None
     prompt = Prompt("--prompt", "prompt", text=None if messages else args.prompt, messages=messages)
@@ -43,6 +46,18 @@ def run(args: argparse.Namespace) -> int:
     told.close()
     print(json.dumps(found.as_dict(), ensure_ascii=False, allow_nan=False) if args.json else render(found))
     return 0
+
+
+def _drawn(args: argparse.Namespace) -> dict[str, Any]:
+    """How tokens are drawn, as `Decoding` takes it; nothing where the most likely are taken."""
+    from probes.errors import UsageError
+
+    chosen = {name: getattr(args, name) for name in ("top_p", "seed") if getattr(args, name) is not None}
+    if args.temperature is not None:
+        return {"sample": True, "temperature": args.temperature, **chosen}
+    if chosen:
+        raise UsageError(f"--{next(iter(chosen)).replace('_', '-')} is of drawn tokens: give --temperature as well")
+    return {}
 
 
 class _Told:

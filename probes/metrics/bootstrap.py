@@ -64,7 +64,7 @@ class Sums:
     def __init__(self, resamples: int, n_groups: int, like: np.ndarray) -> None:
         # Whole counts stay exact in 32 bits up to two billion.
         self.dtype = np.int32 if like.dtype.kind in "iu" else np.float64
-        self.shape = like.shape[1:]
+        self.shape, self.n_groups = like.shape[1:], n_groups
         self.columns = np.empty(0, np.int64)
         self.values = np.zeros((resamples, n_groups, 0), self.dtype)
 
@@ -93,25 +93,53 @@ class Sums:
         return out.reshape(*part.shape[:2], *self.shape)
 
 
-class Resampled:
-    """Every count in every resample, summed while a trace streams by."""
+class Kept:
+    """The same for few sequences: their counts are kept, and a resample is summed when it is asked for."""
 
-    def __init__(self, n_sequences: int, resamples: int = RESAMPLES, seed: int = SEED) -> None:
+    def __init__(self, resamples: int, n_groups: int, like: np.ndarray) -> None:
+        self.dtype = np.int32 if like.dtype.kind in "iu" else np.float64
+        self.shape, self.resamples, self.n_groups = like.shape[1:], resamples, n_groups
+        self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def add(self, weights: np.ndarray, counts: np.ndarray, group: np.ndarray) -> None:
+        """Keeps weights [R, S] and counts [S, ...] of S sequences and the group of each."""
+        self._parts.append((weights, counts.reshape(len(counts), -1).astype(self.dtype), group))
+
+    def dense(self, first: int, last: int, groups: Any) -> np.ndarray:
+        """[last - first, groups, ...]: some resamples with every cell."""
+        cells = int(np.prod(self.shape, dtype=np.int64))
+        out = np.zeros((min(last, self.resamples) - first, self.n_groups, cells), self.dtype)
+        for weights, flat, group in self._parts:
+            for g in np.unique(group):
+                mine = group == g
+                _add_product(out[:, g], weights[first:last, mine], flat[mine], np.arange(cells))
+        return out[:, groups].reshape(len(out), -1, *self.shape)
+
+
+class Resampled:
+    """Every count in every resample, summed while a trace streams by.
+
+    `whole`: the sums of all resamples are wanted at once, as `Sums`; otherwise few sequences are kept as they are,
+    which takes a part of the memory.
+    """
+
+    def __init__(self, n_sequences: int, resamples: int = RESAMPLES, seed: int = SEED, whole: bool = False) -> None:
         self.weights = Weights(n_sequences, resamples, seed)
-        self.sums: dict[str, Sums] = {}
+        self.kind: type[Sums] | type[Kept] = Sums if whole or 2 * n_sequences > resamples else Kept
+        self.sums: dict[str, Any] = {}
 
     def add(self, counts: dict[str, np.ndarray], group: np.ndarray, n_groups: int) -> None:
         """Adds per-sequence counts [S, ...]; `group` [S] is the row each sequence belongs to."""
         weights = self.weights.take(len(group))
         for key, values in counts.items():
             if key not in self.sums:
-                self.sums[key] = Sums(self.weights.resamples, n_groups, values)
+                self.sums[key] = self.kind(self.weights.resamples, n_groups, values)
             self.sums[key].add(weights, values, group)
 
     def estimates(self, estimate: Callable[[dict[str, Any]], np.ndarray], groups: Any, rows: int) -> np.ndarray:
         """`estimate` of every resample [R, rows], a few resamples at a time so that temporaries stay small."""
         resamples = self.weights.resamples
-        size = max(1, sum(int(np.prod(s.shape, dtype=np.int64)) * s.values.shape[1] for s in self.sums.values()))
+        size = max(1, sum(int(np.prod(s.shape, dtype=np.int64)) * s.n_groups for s in self.sums.values()))
         step = max(1, _CELLS // 4 // size)
         out = np.empty((resamples, rows))
         for i in range(0, resamples, step):

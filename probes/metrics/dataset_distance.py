@@ -45,16 +45,18 @@ def _pairs(about: About) -> tuple[np.ndarray, np.ndarray]:
     return np.triu_indices(named, k=1)
 
 
-def _loads(counts: Counts, about: About) -> tuple[np.ndarray, np.ndarray]:
-    load = ratio(counts["chosen"], counts["chosen"].sum(axis=-1, keepdims=True))
-    a, b = _pairs(about)
-    return load[..., a, :, :], load[..., b, :, :]
+def _loads(counts: Counts) -> np.ndarray:
+    return ratio(counts["chosen"], counts["chosen"].sum(axis=-1, keepdims=True))
 
 
 def estimate(counts: Counts, options: Options, about: About) -> np.ndarray:
     """l2 [..., pairs, L]."""
-    a, b = _loads(counts, about)
-    return np.sqrt(((a - b) ** 2).sum(axis=-1))
+    load = _loads(counts)
+    # One pair at a time: all pairs of a dozen labels in hundreds of resamples would be most of a gigabyte.
+    apart = [
+        np.linalg.norm(load[..., a, :, :] - load[..., b, :, :], axis=-1) for a, b in zip(*_pairs(about), strict=True)
+    ]
+    return np.stack(apart, axis=-2)
 
 
 def js_bits(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -70,8 +72,9 @@ def _relative(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 def table(counts: Counts, options: Options, about: About) -> pd.DataFrame:
     """One row per (pair of labels, layer)."""
-    a, b = _loads(counts, about)
+    load = _loads(counts)
     first, other = _pairs(about)
+    a, b = load[first], load[other]
     cosine = ratio((a * b).sum(axis=-1), np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1)))
     n_tokens = counts["n_tokens"][first] + counts["n_tokens"][other]
     seen = counts["seen"][first] + counts["seen"][other]

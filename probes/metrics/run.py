@@ -62,7 +62,11 @@ def run(
         raise UsageError(f"{metric.name} has no --ci here: it is not a ratio of counts per sequence")
     if not ci and (stored := _from_aggregates(metric, source, options, about)) is not None:
         return finish(metric, stored, options, about)
-    passes = _Pass(metric, source, Resampled(source.n_sequences, resamples, seed) if ci and not tokens else None)
+    passes = _Pass(
+        metric,
+        source,
+        Resampled(source.n_sequences, resamples, seed, metric.draws is not None) if ci and not tokens else None,
+    )
     if ci and tokens:
         first = options.get("top") == "1"
         passes.draws = TokenDraws(source.n_sequences, resamples, seed, source.about.num_experts, first)
@@ -70,7 +74,7 @@ def run(
     if passes.draws is not None:
         return _with_token_intervals(metric, passes.draws, counts, options, passes.about)
     if metric.second is not None and (again := metric.second(counts, options, passes.about)) is not None:
-        passes.resampled = Resampled(source.n_sequences, resamples, seed) if ci else None
+        passes.resampled = Resampled(source.n_sequences, resamples, seed, metric.draws is not None) if ci else None
         counts, options = passes.go(again, about), again
     return finish(metric, counts, options, passes.about, passes.resampled)
 
@@ -121,7 +125,11 @@ def run_many(
     passes = []
     for metric, given in asked:
         options = metric.checked(given)
-        resampled = None if metric.estimate is None else Resampled(source.n_sequences, resamples, seed)
+        resampled = (
+            None
+            if metric.estimate is None
+            else Resampled(source.n_sequences, resamples, seed, metric.draws is not None)
+        )
         about = _about(metric, source, options, None)
         if metric.check is not None:
             metric.check(options, about)

@@ -15,6 +15,8 @@ from probes.metrics.registry import Option
 if TYPE_CHECKING:
     import pandas as pd
 
+    from probes.sources import TraceSource
+
 Words = Mapping[str, Any]
 
 
@@ -30,6 +32,12 @@ class Asked:
         from probes.analysis import analyze
 
         return analyze(self.trace, metric, self.run_id, **options)
+
+    def source(self, layers: str | None) -> TraceSource:
+        """The run's own rows, for what no metric counts."""
+        from probes.sources import TraceSource
+
+        return TraceSource(self.opened, self.run_id, layers)
 
     @property
     def opened(self) -> Any:

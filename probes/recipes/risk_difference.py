@@ -41,7 +41,7 @@ def at_the_end(asked: Asked, count: int, layers: str | None, label: str, against
     from probes import metrics
     from probes.sources import TaggedSource, TraceSource
 
-    source = TraceSource(asked.opened, asked.run_id, layers)
+    source: TraceSource = asked.source(layers)
     names = [label, against]
     if tags := [name for name in names if "=" in name and name not in source.label_names]:
         source = TaggedSource(source, names, tags)

@@ -8,7 +8,7 @@ from app import cells, state, ui
 @pytest.fixture
 def address(monkeypatch):
     values = {}
-    monkeypatch.setattr(state, "read", values.get)
+    monkeypatch.setattr(state, "read_all", lambda *names: {name: values.get(name) for name in names})
     return values
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 import app.pages
+from app.overview_facts import facts
 from app.pages import SECTIONS, discover
+from app.trace_file import identify
 from probes.analysis import analyze
 from store import database, page_queries
 from store.trace import open_trace
@@ -17,7 +19,7 @@ from tests.app.traces import Shape, batches, open_writer, recording_trace, write
 
 def charts_of(test):
     """Keys of the charts on a page, and what each says to who cannot see it."""
-    return {element.proto.id.split("-")[-1]: element.proto for element in test.get("plotly_chart")}
+    return {element.proto.id.split("-")[-1]: element.proto for element in test.get("plotly_chart") if element.proto.alt}
 
 
 def strips_of(test):
@@ -81,7 +83,13 @@ class TestOverview:
         text = shown(open_page([traces["plain"]]))
         for page in ("specialization", "uncertainty", "experts"):
             assert f'href="./{page}' in text
-        assert "What a cache of experts would hit" in text  # what only single tokens tell
+
+    def test_what_only_single_tokens_tell_follows(self, open_page, traces):
+        test = open_page([traces["plain"]])
+        facts(identify(str(traces["plain"])), 1).result(timeout=60)
+        text = shown(test.run())
+        assert "being worked out" not in text
+        assert "What a cache of experts would hit" in text
         assert "./specialization?label_a=" in text
 
     def test_without_logits_it_says_what_is_needed(self, open_page, traces):

@@ -3,10 +3,14 @@
 import json
 import re
 from html.parser import HTMLParser
+from itertools import repeat
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from app import report
+from app import report, report_page
+from app.theme import COLORS
 from probes.cli.main import main
 from probes.errors import ProbeError, UsageError
 from store.trace import open_trace
@@ -34,6 +38,8 @@ def test_every_page_with_a_figure_is_in_it(written):
         assert "<summary>" in html
         assert "rw-definition" in html
     assert "Who carries the load?" in found["overview"]
+    assert "What stands out" in found["overview"]
+    assert "being worked out" not in written  # nobody comes back to a report
 
 
 def test_plotly_is_in_it_once_and_figures_are_plain_data(written):
@@ -42,8 +48,74 @@ def test_plotly_is_in_it_once_and_figures_are_plain_data(written):
     assert len({place for place, _ in figures}) == len(figures) >= 12
     for place, text in figures:
         assert "<" not in text
-        assert {"data", "layout"} <= set(json.loads(text))
+        assert {"data", "layout", "dark"} == set(json.loads(text)) - {"frames", "config"}
         assert f'id="{place}"' in written
+
+
+def test_a_figure_is_there_once_and_becomes_that_of_the_dark_page(tmp_path):
+    """What is kept of the dark figures is small, and makes exactly them."""
+    path = write_trace(tmp_path / "t.duckdb", Shape(sequences=8))
+    for name in ("overview", "structure", "pruning"):
+        light, dark = (report_page._run(path, 1, name, theme) for theme in ("light", "dark"))
+        texts = re.findall(r">(\{.*?)</script>", "".join(report_page._figures(name, light, dark)), re.DOTALL)
+        own = [json.loads(proto.spec) for proto in report_page._charts(dark)]
+        assert len(texts) == len(own) > 0
+        for text, whole in zip(texts, own, strict=True):
+            kept = json.loads(text)
+            both = kept.pop("dark")
+            for change in both:
+                apply(kept, change)
+            whole["layout"].pop("template")
+            assert kept == whole
+        assert sum(len(json.dumps(json.loads(text)["dark"])) for text in texts) < 0.5 * sum(map(len, texts))
+
+
+def apply(figure, change):
+    """As report.js does it."""
+    path, *values = change
+    for name in path[:-1]:
+        figure = figure[name]
+    if values:
+        figure[path[-1]] = values[0]
+    else:
+        del figure[path[-1]]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=2), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.text(max_size=2), json_values), st.dictionaries(st.text(max_size=2), json_values))
+def test_changes_make_the_second_of_the_first(first, second):
+    made = json.loads(json.dumps(first))
+    for change in json.loads(json.dumps(list(report_page.changes(first, second)))):
+        apply(made, change)
+    assert json.dumps(made, sort_keys=True) == json.dumps(second, sort_keys=True)
+    assert list(report_page.changes(first, first)) == []
+
+
+@pytest.mark.parametrize("page", ["overview", "experts", "specialization", "uncertainty", "super_experts", "structure"])
+def test_only_figures_differ_between_the_themes(traces, page):
+    """Everything else takes its colours from the style sheet, so the report needs it once."""
+    light, dark = (
+        "\n".join(report_page._written(report_page._run(traces["plain"], 1, page, theme), repeat("")))
+        for theme in ("light", "dark")
+    )
+    assert light == dark
+
+
+def test_both_palettes_are_in_it_and_paper_is_light(written):
+    style = written.split("</style>")[0]
+    before, dark = style.split("@media screen and (prefers-color-scheme: dark)")
+    assert COLORS["light"]["ink"] in before
+    assert COLORS["dark"]["ink"] in dark
+    assert COLORS["dark"]["ink"] not in before
+    templates = json.loads(re.search(r'class="templates" type="application/json">(.*?)</script>', written).group(1))
+    for theme, colors in COLORS.items():
+        assert templates[theme]["layout"]["paper_bgcolor"] == colors["background"]
 
 
 class Elements(HTMLParser):

@@ -131,6 +131,12 @@ def test_the_command(capsys):
         (["--prompt", "", "--intervention", "random"], "the prompt is empty"),
         (["--prompt", "x", "--intervention", "npmi:label=sums"], "say which one (--from TRACE)"),
         (["--prompt", "x", "--intervention", "random", "--max-new-tokens", "300"], "do not fit"),
+        (["--prompt", "x", "--intervention", "random", "--seed", "3"], "--seed is of drawn tokens"),
+        (["--prompt", "x", "--intervention", "random", "--temperature", "0"], "--temperature must be above 0"),
+        (
+            ["--prompt", "x", "--intervention", "random", "--temperature", "1", "--out", "t.duckdb"],
+            "cannot be recorded",
+        ),
         (["--prompt", "x", "--chat", "--intervention", "random"], "no chat template"),
     ],
 )

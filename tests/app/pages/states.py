@@ -15,7 +15,11 @@ MARKDOWN = re.compile(r"<(?:img|script)|\]\(|:red\[|\$x\^?2?\$", re.IGNORECASE)
 
 def charts_of(test):
     """Keys of the charts on a page, and what each says to who cannot see it."""
-    return {"chart_" + element.proto.id.split("-chart_")[-1]: element.proto for element in test.get("plotly_chart")}
+    return {
+        "chart_" + element.proto.id.split("-chart_")[-1]: element.proto
+        for element in test.get("plotly_chart")
+        if element.proto.alt
+    }
 
 
 def sound(test):
@@ -29,6 +33,13 @@ def sound(test):
         assert not NO_WORDS.search(proto.alt), proto.alt
         assert json.loads(proto.spec)["data"], proto.alt
     return text
+
+
+def settled(test):
+    """The page in words and charts, without what stands out (found in the background) and the seconds a query took."""
+    text = re.sub(r'<h2 class="rw-section">What stands out.*?(?=<div class="rw-tiles">)', "", sound(test), flags=re.S)
+    drawn = {key: proto.spec for key, proto in charts_of(test).items()}
+    return re.sub(r"; [0-9.]+ s\.", "", text), drawn
 
 
 def running(test):

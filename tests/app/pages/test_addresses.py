@@ -1,11 +1,9 @@
 """Anything may stand in the address: what is no choice counts as not chosen, for every choice of every page."""
 
-import re
-
 import pytest
 
 from app import state
-from tests.app.pages.states import PAGES, charts_of, running, sound
+from tests.app.pages.states import PAGES, running, settled, sound
 
 NONSENSE = ["-1", "--5", "<img src=x onerror=alert(1)>", "1e999", "nan", "9" * 30, "\x00", "a" * 10_000]
 TEXTS = (("tokens", "search"), ("steering", "spec"), ("sql", "sql"))
@@ -46,23 +44,17 @@ def opened(open_page, page, trace, **choices):
     return test.button(key="sql_run").click().run() if page == "sql" else test
 
 
-def drawn(test):
-    """All of a page that could differ; the seconds that a query took always do."""
-    text = re.sub(r"; [0-9.]+ s\.", "", sound(test))
-    return text, {key: proto.spec for key, proto in charts_of(test).items()}
-
-
 QUICK, MORE = NONSENSE[:2], NONSENSE[2:]
 
 
 @pytest.mark.parametrize("values", [QUICK, pytest.param(MORE, marks=pytest.mark.slow)], ids=["quick", "more"])
 @pytest.mark.parametrize("page", PAGES)
 def test_nonsense_counts_as_not_chosen(open_page, sample, asked, page, values):
-    plain = drawn(opened(open_page, page, sample))
+    plain = settled(opened(open_page, page, sample))
     assert asked >= CHOICES[page]
     for nonsense in values:
         test = opened(open_page, page, sample, **dict.fromkeys(asked - FREE - ABOUT, nonsense))
-        assert drawn(test) == plain, nonsense
+        assert settled(test) == plain, nonsense
         assert not running(test)
 
 

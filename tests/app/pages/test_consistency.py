@@ -14,7 +14,9 @@ GIB = 2**30
 
 
 def alt_of(test):
-    return {element.proto.id.split("-")[-1]: element.proto.alt for element in test.get("plotly_chart")}
+    return {
+        element.proto.id.split("-")[-1]: element.proto.alt for element in test.get("plotly_chart") if element.proto.alt
+    }
 
 
 def test_all_three_stories(open_page, traces):

@@ -12,7 +12,9 @@ from tests.app.traces import Shape, open_writer, recording_trace
 
 
 def alts(test):
-    return {element.proto.id.split("-")[-1]: element.proto.alt for element in test.get("plotly_chart")}
+    return {
+        element.proto.id.split("-")[-1]: element.proto.alt for element in test.get("plotly_chart") if element.proto.alt
+    }
 
 
 def test_the_story(open_page, traces):

@@ -162,10 +162,11 @@ def cut(path):
 
 
 def another(path):
-    """As a database of somebody else."""
-    path.unlink()
-    with duckdb.connect(str(path)) as con:
+    """A database of somebody else takes its place."""
+    other = path.with_name("other")
+    with duckdb.connect(str(other)) as con:
         con.execute("CREATE TABLE runs (a INT)")
+    other.replace(path)
 
 
 SPOILT = {
@@ -206,7 +207,7 @@ def test_what_a_page_or_a_part_of_it_cannot_do_is_a_line(open_page, monkeypatch,
         ui.heading(here.trace.name, "Overview", "One page.")
         raise error("no <b>weights</b> here")
 
-    for wrapped in (render, ui.fragment(render)):
+    for wrapped in (render, ui.part(render)):
         monkeypatch.setattr("app.pages.overview.render", wrapped)
         text = sound(open_page([small["one token"]]))
         assert "no &lt;b&gt;weights&lt;/b&gt; here" in text

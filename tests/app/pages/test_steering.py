@@ -1,12 +1,22 @@
 """Steering: a live model, forms made from the registry, what it writes beside the baseline, and every wrong input."""
 
+import json
+import shlex
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from app import live, spec_form
+from app.sections.steering_take_away import FILE, command, typed_specs
+from app.steering_eval import command as eval_command
+from app.steering_memory import Request
+from probes.cli.main import main
+from probes.evaluation import Arm
+from probes.generation import Decoding
 from probes.interventions import interventions, parse
+from probes.interventions.decoding import parse_strategy, strategies
 from tests.app.conftest import shown
 
 
@@ -37,9 +47,13 @@ def button(test, label):
     return next(b for b in test.button if b.label == label)
 
 
+def labelled(widgets, label):
+    return next(widget for widget in widgets if widget.label == label)
+
+
 def ask(test, prompt="47+35=", tokens=6):
     test.text_area[0].set_value(prompt)
-    test.number_input[0].set_value(tokens)
+    labelled(test.number_input, "New tokens at most").set_value(tokens)
     return button(test, "Run").click().run(timeout=120)
 
 
@@ -60,6 +74,25 @@ def test_a_link_fills_it_in_and_a_run_shows_both_sides(page):
     assert "--intervention ban:experts=0.1+1.3" in code
     assert '"name": "ban"' in code
     assert len(test.get("plotly_chart")) == 2
+
+
+def test_drawn_tokens_are_those_the_command_draws(page, capsys):
+    test = page(spec="ban:expert=0.1")
+    test = test.segmented_control(key="steering_drawn").set_value("drawn").run()
+    labelled(test.number_input, "Temperature").set_value(1.7)
+    labelled(test.number_input, "Seed").set_value(2_147_483_646)
+    test = ask(test, "47+35=", 12)
+    assert not test.exception
+    assert button(test, "Keep both runs in a trace").disabled  # a recording writes the most likely tokens
+    words = shlex.split(next(code.value for code in test.code if code.value.startswith("probe steer")))
+    assert words[-6:] == ["--temperature", "1.7", "--top-p", "1.0", "--seed", "2147483646"]
+    capsys.readouterr()
+    assert main([*words[1:], "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    found = test.session_state["_steering"].outcome.found
+    assert (said["baseline"]["ids"], said["steered"]["ids"]) == (found.baseline.ids, found.steered.ids)
+    greedy = ask(page(spec="ban:expert=0.1"), "47+35=", 12).session_state["_steering"].outcome.found
+    assert greedy.baseline.ids != found.baseline.ids
 
 
 def test_both_runs_can_be_kept_and_are_seen_among_the_traces(page):
@@ -144,14 +177,64 @@ def test_evaluation_shows_intervals_beside_controls(page):
     next(n for n in test.number_input if n.label == "Items at most").set_value(4)
     test = button(test, "Evaluate").click().run(timeout=180)
     assert not test.exception
-    assert "95 % interval" in shown(test)
-    assert "random control" in shown(test)
+    text = shown(test)
+    assert "<caption>facts: ban</caption>" in text
+    assert "exact match" in text
+    assert "random controls" in text
+    assert "(n = 3)" in text  # of them
+
+
+@pytest.mark.parametrize("name", ["ensemble", "c3po"])
+def test_a_decoding_strategy_is_evaluated_as_the_command_does(page, name, capsys):
+    test = page()
+    assert button(test, "Evaluate").disabled
+    test = labelled(test.selectbox, "Decoding").set_value(name).run()
+    options = strategies()[name].options
+    labels = {w.label for kind in (test.number_input, test.checkbox, test.selectbox, test.text_input) for w in kind}
+    assert {o.name.replace("_", " ") for o in options if o.name != "references"} <= labels
+    labelled(test.selectbox, "Tasks").set_value("sums")
+    labelled(test.number_input, "Items at most").set_value(6)
+    test = button(test, "Evaluate").click().run(timeout=180)
+    assert not test.exception
+    assert f"sums: {name}" in shown(test)
+    words = shlex.split(next(code.value for code in test.code if code.value.startswith("probe eval")))
+    capsys.readouterr()
+    assert main([*words[1:], "--json"]) == 0
+    rows = [row for row in json.loads(capsys.readouterr().out)["rows"] if row["arm"] != "baseline"]
+    found, _ = test.session_state["_steering_eval"]
+    assert [(r["measure"], r["value"]) for r in rows] == [
+        (r.measure, r.value) for r in found.rows if r.arm == "steered"
+    ]
+
+
+def test_what_is_plain_decoding_says_so(page):
+    test = page()
+    test = labelled(test.selectbox, "Decoding").set_value("ensemble").run()
+    labelled(test.number_input, "n").set_value(1)
+    test = button(test, "Evaluate").click().run(timeout=60)
+    assert "is plain decoding: nothing to compare" in shown(test)
+
+
+def test_specs_too_long_to_type_are_a_file():
+    spec = parse({"name": "output", "mode": "mean", "means": {"0": {"3": [0.5] * 1000}}})
+    ban = parse("ban:expert=0.1")
+    request = Request("model", "1+1=", Decoding(), (ban, spec))
+    assert "--intervention interventions.json --max" in command(request)
+    assert typed_specs([ban], together=True) == ["ban:experts=0.1"]
+    assert typed_specs([parse({"name": "logit_vectors", "vectors": {"0": [1.0]}})], together=True) == [FILE]
+    own = eval_command("model", Path("/nowhere/x/tasks.jsonl"), Arm("steered", (spec,), parse_strategy("ensemble")), 9)
+    assert "--tasks tasks.jsonl --intervention 'interventions.json + ensemble' --limit 9" in own
 
 
 def test_specs_in_the_address_round_trip():
     specs = [parse("ban:expert=0.1"), parse("boost:layer=2,expert=3,factor=4,phase=decode")]
     assert spec_form.read({"spec": spec_form.written(specs)}) == (specs, "")
     assert spec_form.written([parse({"name": "logit_vectors", "vectors": {"0": [1.0]}})]) == ""
+    many = parse({"name": "prune", "experts": [[layer, expert] for layer in range(16) for expert in range(60)]})
+    assert spec_form.written([many]) == ""  # rather than a list that is cut off
+    found, problem = spec_form.read({"spec": str(many)})
+    assert found == []
+    assert "may have 4,000" in problem
 
 
 def test_models_are_those_of_the_trace_and_those_given(monkeypatch):

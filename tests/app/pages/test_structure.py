@@ -14,7 +14,9 @@ from tests.app.traces import Shape, open_writer, recording_trace, write_trace
 
 
 def alts(test):
-    return {element.proto.id.split("-")[-1]: element.proto.alt for element in test.get("plotly_chart")}
+    return {
+        element.proto.id.split("-")[-1]: element.proto.alt for element in test.get("plotly_chart") if element.proto.alt
+    }
 
 
 def test_the_stories_of_a_trace_without_output_moments(open_page, traces):

@@ -19,7 +19,7 @@ from streamlit.testing.v1.util import patch_config_options
 
 from app import data, recorder
 from tests.app.conftest import show
-from tests.app.pages.states import PAGES, charts_of, sound
+from tests.app.pages.states import PAGES, settled, sound
 from tests.app.pages.test_record_page import filled, wait
 
 
@@ -117,7 +117,7 @@ def walk(open_page, traces, pages, choices):
     seen = {}
     for page in pages:
         show(test, page)
-        seen[page] = sound(test), {key: proto.spec for key, proto in charts_of(test).items()}
+        seen[page] = settled(test)
     return seen
 
 
