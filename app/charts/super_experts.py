@@ -77,9 +77,10 @@ def maxima_strip(frame: pd.DataFrame, theme: str, *, scope: int) -> go.Figure:
         dtick=_decade(frame["max_abs_output"]),
         minor={"showgrid": False},
     )
-    for row in frame[frame["is_super"].astype(bool)].nlargest(LABELLED, "max_abs_output").itertuples():
+    named = frame[frame["is_super"].astype(bool)].nlargest(LABELLED, "max_abs_output")
+    for row, x in zip(named.itertuples(), named["layer"] + _jitter(named), strict=True):
         figure.add_annotation(
-            x=row.layer, y=float(np.log10(row.max_abs_output)), text=f"{row.layer}·{row.expert}",
+            x=x, y=float(np.log10(row.max_abs_output)), text=f"{row.layer}·{row.expert}",
             showarrow=False, yshift=14,
             font={"size": 12, "color": colors["ink"]},
         )  # fmt: skip

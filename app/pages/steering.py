@@ -68,7 +68,9 @@ def _prompt(here: Here) -> tuple[str, Decoding]:
     ui.section("What is it to read?")
     given = side_view.start_of(here, state.read_int("sequence"))
     key = f"steering_prompt_{state.read_int('sequence')}"
-    prompt = st.text_area("Prompt", given, height=130, max_chars=LONGEST_PROMPT, key=key)
+    prompt = st.text_area(
+        "Prompt", given, height=130, max_chars=LONGEST_PROMPT, key=key, placeholder="the text the model goes on from"
+    )
     with st.container(horizontal=True, vertical_alignment="bottom"):
         new_tokens = st.number_input("New tokens at most", 1, 512, 40, key="steering_new", width=190)
         drawn = st.segmented_control("Each token", TOKENS, default=TOKENS[0], key="steering_drawn") == TOKENS[1]

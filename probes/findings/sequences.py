@@ -78,10 +78,7 @@ def uncertain_tokens(at: Stored) -> Iterator[Finding]:
     rows = finding_queries.uncertain_tokens(at.trace, at.run_id, SHOWN_TOKENS, at.sequences)
     if not len(rows):
         return
-    spelled = "; ".join(
-        f"{row.token!r} (sequence {row.sequence_id}, position {row.position}): {row.entropy:.2f} nats"
-        for row in rows.itertuples()
-    )
+    spelled = "; ".join(f"{_placed(row)}: {row.entropy:.2f} nats" for row in rows.itertuples())
     text = f"{spelled}. Mean over {int(rows['n_layers'].iloc[0])} layers; n = {int(rows['n_tokens'].iloc[0]):,} tokens."
     fields: dict[str, Any] = {
         "value": float(rows["entropy"].iloc[0]),
@@ -90,3 +87,9 @@ def uncertain_tokens(at: Stored) -> Iterator[Finding]:
     }
     command = f"probe analyze routing_entropy {at.where} --by token"
     yield Finding("The most uncertain tokens", text, command, **fields)
+
+
+def _placed(row: Any) -> str:
+    """A token and where it is; only where it is, in a trace that was kept without its text."""
+    place = f"sequence {row.sequence_id}, position {row.position}"
+    return f"{row.token!r} ({place})" if isinstance(row.token, str) else place

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -185,3 +186,11 @@ def test_some_sequences_tell_the_noise_and_sums_the_values(trace: Path) -> None:
     assert lru.n_tokens == 12 * LENGTH
     unsure = part["The most uncertain tokens"]
     assert unsure.n_tokens == 12 * LENGTH
+
+
+def test_a_token_without_text_is_named_by_its_place() -> None:
+    from probes.findings.sequences import _placed
+
+    place = {"sequence_id": 3, "position": 7}
+    assert _placed(SimpleNamespace(token=" cat", **place)) == "' cat' (sequence 3, position 7)"
+    assert _placed(SimpleNamespace(token=None, **place)) == "sequence 3, position 7"
