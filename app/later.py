@@ -6,6 +6,8 @@ ask first can be found before the first of them comes.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import math
 import queue
 import threading
@@ -16,6 +18,7 @@ from concurrent.futures import Future, wait
 from typing import Any
 
 MOST = 32  # answers kept
+END_SECONDS = 30.0  # that the end of the program waits for the answer in hand
 AGAIN_SECONDS = 10.0  # after which what failed is asked anew: a recorder may have held the file
 
 
@@ -39,7 +42,7 @@ class Later:
 
     def __init__(self, most: int = MOST, again: float = AGAIN_SECONDS) -> None:
         self._answers: OrderedDict[Hashable, Answer] = OrderedDict()
-        self._asked: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self._lock, self._most, self._again = threading.Lock(), most, again
         self._thread: threading.Thread | None = None
 
@@ -67,10 +70,19 @@ class Later:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, daemon=True, name="later")
             self._thread.start()
+            atexit.register(self._end, self._thread)
 
     def _work(self) -> None:
-        while True:
-            self._asked.get().work()
+        while (answer := self._asked.get()) is not None:
+            answer.work()
+
+    def _end(self, thread: threading.Thread) -> None:
+        """Python that ends while a thread is inside DuckDB is aborted: wait for the answer in hand, forget the rest."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._asked.get_nowait()
+        self._asked.put(None)
+        thread.join(END_SECONDS)
 
 
 later = Later()

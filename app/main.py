@@ -15,6 +15,7 @@ from app.pages import SECTIONS, Here, Page, discover
 from app.served import short, traces
 from app.theme_watch import watch_theme
 from app.trace_file import shown_first
+from probes.errors import ProbeError
 from store.errors import TraceError
 
 PICTURES = Path(__file__).parent / "components"
@@ -59,6 +60,8 @@ def _draw(here: Here | None, render: Callable[[Any], None]) -> None:
         if here is None:
             raise
         _unreadable(here.trace.path, error)
+    except ProbeError as error:
+        ui.problem(str(error))
     if here is not None and here.recording:
         _watch(here.trace)
 

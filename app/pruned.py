@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pandas as pd
@@ -33,12 +34,12 @@ def _rows(body: bytes) -> list[dict[str, Any]]:
         found = json.loads(body)
         rows = found["rows"]
         return [row for row in rows if isinstance(row, dict)]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UsageError("this is no result of probe eval --out FILE (JSON with rows)") from None
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any] | None:
-    """The row with its criterion and share, where its arm is a keep-list made by the recipe."""
+    """The row with its criterion and share, where its arm is a keep-list made by the recipe and was measured."""
     recipe, _, words = str(row.get("arm", "")).partition(":")
     if recipe != RECIPE:
         return None
@@ -47,6 +48,8 @@ def _row(row: dict[str, Any]) -> dict[str, Any] | None:
         keep = float(options.get("keep", 0.75))
         numbers = {name: _number(row.get(name)) for name in ("value", "low", "high", "n", "baseline", "control")}
     except (TypeError, ValueError):
+        return None
+    if not all(map(math.isfinite, (keep, numbers["value"], numbers["n"]))):
         return None
     texts = {name: str(row.get(name, "")) for name in ("task", "measure", "unit")}
     return {**texts, "criterion": options.get("criterion", "reap"), "keep": keep, **numbers}

@@ -6,6 +6,7 @@ session only remembers the last choice, because going to another page empties th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ def read_all(*names: str) -> dict[str, str | None]:
 def read_int(name: str) -> int | None:
     """A choice that is a whole number; anything else in the URL counts as not chosen."""
     value = read(name)
-    return int(value) if value and value.lstrip("-").isdecimal() and value.isascii() and len(value) < 12 else None
+    return int(value) if value and re.fullmatch("-?[0-9]{1,11}", value) else None
 
 
 def one_of(name: str, options: Sequence[str]) -> str:

@@ -15,7 +15,8 @@ from app.token_text import pieces
 
 def token_heading(token: Any, total: int) -> str:
     """The chosen token in large, and what is known of it. Escaped HTML."""
-    text = token["token"] if isinstance(token["token"], str) else f"[{token['token_id']}]"
+    nameless = f"[{token['token_id']}]" if _known(token["token_id"]) else NOTHING
+    text = token["token"] if isinstance(token["token"], str) else nameless
     spelled = "".join(
         f'<span class="rw-mark">{escape(piece.text)}</span>' if piece.kind == "mark" else escape(piece.text)
         for piece in pieces(text)

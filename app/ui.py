@@ -18,6 +18,7 @@ import streamlit as st
 from app import charts, state
 from app.cells import Safe, href, link, safe
 from app.theme import COLORS
+from probes.errors import ProbeError
 from store.errors import TraceError
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def section(title: str, says: str = "") -> None:
 def part(render: Callable[..., None]) -> Callable[..., None]:
     """A part of a page that is drawn anew by itself when something in it is chosen, while the rest stands still.
 
-    A trace that can no longer be read then is said in its place.
+    A trace that can no longer be read then, or lacks what it needs, is said in its place: nobody above can catch it.
     """
 
     @st.fragment
@@ -96,7 +97,7 @@ def part(render: Callable[..., None]) -> Callable[..., None]:
     def drawn(*inputs: Any) -> None:
         try:
             render(*inputs)
-        except TraceError as error:
+        except (ProbeError, TraceError) as error:
             problem(str(error))
 
     return drawn

@@ -52,6 +52,9 @@ def run_query(
     where = Path(path).resolve()
     if not where.is_file():
         raise TraceError(f"{path}: no such file")
+    if "?" in str(where):
+        # DuckDB reads what follows as options and looks for the log under another name, which is then forbidden to it.
+        raise TraceError(f"{path}: SQL cannot be asked of a file with a question mark in its path; rename it")
     request = {"path": str(where), "sql": sql, "limit": limit, "timeout": timeout, "memory": memory}
     output = _ask({**request, "max_bytes": max_bytes, "wait": wait}, timeout + wait + 15)
     return _read(output)

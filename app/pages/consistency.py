@@ -174,8 +174,10 @@ def _cache_words(curves: pd.DataFrame, here: Here, layer: int | None) -> str:
 @ui.part
 def _planner(here: Here, rates: pd.DataFrame) -> None:
     head = st.container()
-    one, budget, link, policy = _questions(here)
-    top_k, experts = here.layers["top_k"].to_numpy(float), int(here.layers["num_experts"].max())
+    rates = rates.dropna(subset=["hit_rate"])  # a layer without any routing has no hit rate
+    layers = here.layers[here.layers["layer"].isin(rates["layer"])]
+    one, budget, link, policy = _questions(layers)
+    top_k, experts = layers["top_k"].to_numpy(float), int(layers["num_experts"].max())
     curves = [
         data.once(planner.curve, rates[rates["policy"] == name], top_k, experts, one).assign(policy=POLICIES[name][0])
         for name in POLICIES
@@ -206,7 +208,7 @@ def _planner(here: Here, rates: pd.DataFrame) -> None:
     )
 
 
-def _questions(here: Here) -> tuple[float, float, float, str]:
+def _questions(layers: pd.DataFrame) -> tuple[float, float, float, str]:
     """Bytes of an expert, bytes of budget, bytes per second of the link, policy."""
     size_column, budget_column, link_column, policy_column = st.columns([0.24, 0.24, 0.24, 0.28])
     with size_column:
@@ -215,7 +217,7 @@ def _questions(here: Here) -> tuple[float, float, float, str]:
             help="Three matrices of hidden size × expert width. OLMoE-1B-7B in 16 bits: "
             "3 · 2048 · 1024 · 2 bytes = 12 MiB.",
         )  # fmt: skip
-    whole = one * MIB * int(here.layers["num_experts"].max()) * len(here.layers) / GIB
+    whole = one * MIB * int(layers["num_experts"].max()) * len(layers) / GIB
     with budget_column:
         budget = state.amount(
             "Memory for experts, GiB", "budget_gib", float(f"{whole / 2:.2g}"), low=0, high=1e6, step=0.5, format="%.4g"

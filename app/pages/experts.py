@@ -24,8 +24,8 @@ CONTEXTS = 12
 PARTNERS = 8
 LABEL_ROWS = 60_000  # of one layer: enough for the width of the intervals
 STORED = {
-    "frequency": None, "soft_frequency": "weights", "ean": "norms", "ean_mean": "norms", "reap": "norms",
-    "max_activation": "maxima",
+    "frequency": (), "soft_frequency": ("weights",), "ean": ("norms",), "ean_mean": ("norms",),
+    "reap": ("weights", "norms"), "max_activation": ("maxima",),
 }  # fmt: skip
 READ = {"easy_ep": "hidden", "mone_variance": "moments", "mone": "moments"}  # what no stored sum has
 CRITERIA = {
@@ -52,6 +52,9 @@ def render(here: Here) -> None:
         ui.note(ui.NOTHING_YET if here.recording else "This run holds no routing.")
         return
     layer, expert = _pick(here, load)
+    if not load.loc[load["layer"] == layer, "count"].any():
+        ui.note(f"Layer {layer} holds no routing in this run. Choose another one.")
+        return
     _card(here, load, layer, expert)
     _labels(here, layer, expert)
     _tokens(here, layer, expert)
@@ -278,7 +281,7 @@ def _output_similarity(here: Here, layer: int, expert: int) -> pd.Series | None:
 
 def _importance(here: Here, layer: int, expert: int) -> None:
     has = data.ask(here.trace, "recorded", here.run_id)
-    stored = tuple(name for name, needs in STORED.items() if needs is None or has[needs])
+    stored = tuple(name for name, needs in STORED.items() if all(has[kind] for kind in needs))
     parts = [data.analysis(here.trace, here.run_id, "expert_importance", layers=(layer,), criterion=stored)]
     for name in (name for name, needs in READ.items() if has[needs]):
         try:

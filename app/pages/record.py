@@ -108,7 +108,7 @@ def _known_model(here: Here | None) -> str:
     known = str(here.run["model"]) if here is not None else ""
     if Path(known).is_absolute() and (Path(known) / "config.json").is_file():
         return known
-    sample = sample_path() / "model"
+    sample = (sample_path() / "model").resolve()  # relative where the dashboard was started beside it
     return str(sample) if (sample / "config.json").is_file() else ""
 
 

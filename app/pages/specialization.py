@@ -19,6 +19,7 @@ PAGE = Page(
 VALUES = {"npmi": "nPMI", "share": "share of tokens"}
 FEWEST = 20  # occurrences below which a token's share says little
 VOCABULARY_ROWS = 200
+VOCABULARY = "Does one expert take all occurrences of a token?"
 
 
 def render(here: Here) -> None:
@@ -135,9 +136,13 @@ def _depth(best: pd.DataFrame, labels: list[str]) -> None:
 def _vocabulary(here: Here, layer: int) -> None:
     sequences, n_tokens = data.drawn(here.trace, here.run_id, VOCABULARY_SAMPLE * len(here.layers))
     table = data.ask(here.trace, "token_experts", here.run_id, layer, tuple(sequences), 1, 1_000_000)
+    if len(table) and table["token"].isna().all() and table["token_id"].isna().all():
+        ui.section(VOCABULARY)
+        ui.note("Neither the text nor the ids of the tokens are in this trace.")
+        return
     often = table[table["n"] >= min(FEWEST, int(table["n"].max()) if len(table) else 1)]
     says = words.vocabulary(table, often, layer)
-    ui.section("Does one expert take all occurrences of a token?", says)
+    ui.section(VOCABULARY, says)
     if table.empty:
         return
     experts = int(here.layers.set_index("layer")["num_experts"].loc[layer])

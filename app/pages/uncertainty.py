@@ -103,7 +103,8 @@ def _tokens(here: Here) -> None:
     if found.empty:
         ui.note("No token with an entropy in what was read.")
         return
-    link_layer = layer if layer is not None else state.read_int("layer")
+    elsewhere = state.read_int("layer")
+    link_layer = layer if layer is not None else elsewhere if elsewhere in layers else None
     ui.html(cells.table(
         ["in context", "#entropy (nats)", "label", "sequence · position"],
         [

@@ -1,10 +1,13 @@
 """Answers found in the background: once for a question, also after one that failed, and not kept for ever."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from app.later import Later
+from app.server import ROOT
 
 
 def test_a_question_is_answered_once():
@@ -48,3 +51,14 @@ def test_who_has_no_time_for_later_waits():
     assert later.wait(5)
     assert all(answer.done() for answer in answers)
     assert not later.wait(5)
+
+
+def test_the_end_of_the_program_waits_for_the_answer_in_hand_alone():
+    """Python that ends while a thread is inside DuckDB is aborted, with exit code 134."""
+    script = (
+        "import time\nfrom app.later import later\n"
+        "later.ask(1, lambda: (time.sleep(0.5), print('first', flush=True)))\n"
+        "later.ask(2, lambda: (time.sleep(60), print('second', flush=True)))\ntime.sleep(0.1)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "first\n", "")

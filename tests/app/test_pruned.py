@@ -49,6 +49,14 @@ def test_the_figure_has_a_line_per_criterion_and_the_controls():
         (b'{"rows": []}', "holds no pruning"),
         (result(("ban:expert=3", 0.1, 0.9)), "holds no pruning"),
         (b" " * (pruned.MOST + 1), "larger than"),
+        (b"[" * 100_000, "no result of probe eval"),
+        (b'{"rows": 3}', "no result of probe eval"),
+        (b'{"rows": {"a": 1}}', "holds no pruning"),
+        (b'{"rows": [{"arm": "expert_importance:keep=0.5", "value": null, "n": 4}]}', "holds no pruning"),
+        (b'{"rows": [{"arm": "expert_importance:keep=0.5", "value": 1e999, "n": 4}]}', "holds no pruning"),
+        (b'{"rows": [{"arm": "expert_importance:keep=0.5", "value": 0.5}]}', "holds no pruning"),
+        (b'{"rows": [{"arm": "expert_importance:keep=nan", "value": 0.5, "n": 4}]}', "holds no pruning"),
+        (b'{"rows": [{"arm": "expert_importance:keep=0.5", "value": "many", "n": 4}]}', "holds no pruning"),
     ],
 )
 def test_anything_else_is_refused(body, said):

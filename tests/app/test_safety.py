@@ -49,3 +49,9 @@ def test_markdown_is_not_used_for_anything():
             assert not re.search(
                 r"st\.(markdown|write|caption|info|error|warning|success)\(", path.read_text("utf-8")
             ), path
+
+
+def test_parts_that_run_by_themselves_say_what_is_wrong_with_the_trace():
+    """An exception in a fragment of Streamlit reaches no one above it; `ui.part` shows it in a line."""
+    for path in FILES:
+        assert path.name == "ui.py" or "@st.fragment\n" not in path.read_text("utf-8"), path

@@ -15,7 +15,7 @@ from store.writer import TraceWriter
 
 SENTENCES = {
     "prose": "The river had risen overnight, and the old bridge, which nobody had crossed since spring, was gone.\n",
-    "code": "def mean(values):\n\tif not values:\n\t\treturn None\n\treturn sum(values) / len(values)\n",
+    "code": "def mean(values):\n\tif not values:\n\t\treturn 0\n\treturn sum(values) / len(values)\n",
     "sums": "<think> 47 + 38 : 7 + 8 = 15, carry 1; 4 + 3 + 1 = 8 </think> 85.\n",
     "arabic": "كان النهر قد ارتفع في الليل، واختفى الجسر القديم الذي لم يعبره أحد.\n",
 }

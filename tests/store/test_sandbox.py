@@ -288,3 +288,11 @@ def test_limits_must_make_sense(made_trace, options):
 def test_what_is_no_trace_is_no_sandbox_either(tmp_path):
     with pytest.raises(TraceError, match="no such file"):
         run_on(tmp_path / "none.duckdb", "SELECT 1")
+
+
+def test_a_question_mark_in_the_name_is_said(made_trace, tmp_path):
+    """DuckDB would look for the log of 'a?b' under 'a.wal?b', which the sandbox may not open."""
+    path = tmp_path / "what?.duckdb"
+    path.write_bytes(made_trace.read_bytes())
+    with pytest.raises(TraceError, match="question mark in its path"):
+        run_query(path, "SELECT 1")

@@ -12,13 +12,7 @@ from tests.app.conftest import show, shown
 PROMPTS = "\n".join(json.dumps({"text": f"{n} brown foxes jump over the dog", "label": f"l{n % 2}"}) for n in range(12))
 
 
-@pytest.fixture(autouse=True)
-def no_jobs_left(monkeypatch):
-    own = {}
-    monkeypatch.setattr(recorder, "_jobs", own)
-    yield
-    for job in own.values():
-        job.process.kill()
+pytestmark = pytest.mark.usefixtures("jobs")
 
 
 def filled(test, model, content=PROMPTS, name="prompts.jsonl", trace="mine"):
@@ -41,7 +35,7 @@ def test_works_without_any_trace(open_page):
     assert not test.exception
     assert "Record" in shown(test)
     assert "No trace to look at yet" not in shown(test)
-    assert test.text_input(key="record_model").value.endswith("model")
+    assert recorder.check_model(test.text_input(key="record_model").value)  # what is offered can be used
 
 
 def test_from_upload_to_open_trace_and_nobody_else_sees_it(open_page, olmoe_folder, tmp_path, traces):
