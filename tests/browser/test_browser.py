@@ -28,8 +28,8 @@ def open_tokens(page, server, choices=""):
 def test_overview_shows_the_heatmap_and_asks_no_one_else(page, server):
     page.goto(server.address)
     page.wait_for_selector(".rw-title")
-    page.wait_for_selector(".js-plotly-plot .heatmaplayer image")
-    assert page.locator(".js-plotly-plot").count() == 3
+    page.wait_for_selector(".js-plotly-plot:not(.st-key-rw_fetch_plotly *) .heatmaplayer image")
+    assert page.locator(".js-plotly-plot:not(.st-key-rw_fetch_plotly *)").count() == 3
     assert "example/tiny-moe" in page.inner_text(".rw-title")
     strangers = [url for url in page.requests if not url.startswith((server.address, "data:", "blob:"))]
     assert strangers == []
@@ -109,14 +109,17 @@ def test_hostile_tokens_make_no_element_and_no_request(page, server):
 def grounds(page):
     """The colour behind the page and behind the first chart."""
     look = "selector => getComputedStyle(document.querySelector(selector)).backgroundColor"
-    return [page.evaluate(look, selector) for selector in (".stApp", ".js-plotly-plot .main-svg")]
+    return [
+        page.evaluate(look, selector)
+        for selector in (".stApp", ".js-plotly-plot:not(.st-key-rw_fetch_plotly *) .main-svg")
+    ]
 
 
 def test_both_themes_reach_text_and_charts(page, server):
     """Dark from the start, and light as soon as the reader's system changes."""
     page.emulate_media(color_scheme="dark")
     page.goto(server.address)
-    page.wait_for_selector(".js-plotly-plot .heatmaplayer image")
+    page.wait_for_selector(".js-plotly-plot:not(.st-key-rw_fetch_plotly *) .heatmaplayer image")
     assert grounds(page) == ["rgb(16, 20, 27)"] * 2
     page.emulate_media(color_scheme="light")
     wait_until(lambda: grounds(page) == ["rgb(255, 255, 255)"] * 2)
@@ -125,7 +128,7 @@ def test_both_themes_reach_text_and_charts(page, server):
 def test_nothing_is_cut_off_at_laptop_width(page, server):
     for address in ("/", "/tokens?token=5"):
         page.goto(server.address + address)
-        page.wait_for_selector(".js-plotly-plot .main-svg")
+        page.wait_for_selector(".js-plotly-plot:not(.st-key-rw_fetch_plotly *) .main-svg")
         wide = page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth - innerWidth")
         assert wide <= 0
 
@@ -153,7 +156,7 @@ def test_a_recording_shows_up_by_itself(page, tmp_path):
         own = Server([tmp_path / "growing.duckdb"])
         try:
             page.goto(own.address)
-            page.wait_for_selector(".js-plotly-plot .heatmaplayer image")
+            page.wait_for_selector(".js-plotly-plot:not(.st-key-rw_fetch_plotly *) .heatmaplayer image")
             assert "1,280 tokens" in page.inner_text(".rw-lead")
             writer.write(list(batches(shape))[1])
             wait_until(lambda: "2,560 tokens" in page.inner_text(".rw-lead"), seconds=30)
@@ -172,7 +175,7 @@ def test_ctrl_c_ends_it_quietly(server, tmp_path):
 def test_from_a_label_to_an_expert_to_a_token(page, server):
     """The journey through the analysis pages: every page draws, and the links between them keep what was chosen."""
     page.goto(f"{server.address}/specialization?layer=2")
-    page.wait_for_selector(".js-plotly-plot .heatmaplayer image")
+    page.wait_for_selector(".js-plotly-plot:not(.st-key-rw_fetch_plotly *) .heatmaplayer image")
     page.locator(".rw-table .rw-expert a").first.click()
     page.wait_for_selector(".rw-card-head")
     assert choice(page, "layer") == "2"
@@ -190,7 +193,7 @@ def test_from_a_label_to_an_expert_to_a_token(page, server):
 def test_a_page_draws_and_asks_no_one_else(page, server, name):
     page.goto(f"{server.address}/{name}")
     page.wait_for_selector(".rw-title")
-    page.wait_for_selector(".rw-note, .js-plotly-plot .main-svg")
+    page.wait_for_selector(".rw-note, .js-plotly-plot:not(.st-key-rw_fetch_plotly *) .main-svg")
     strangers = [url for url in page.requests if not url.startswith((server.address, "data:", "blob:"))]
     assert strangers == []
     assert page.errors == []

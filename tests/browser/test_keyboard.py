@@ -1,5 +1,7 @@
 """Without a mouse and without eyes: everything that can be used has a name, is reached by Tab, and shows the focus."""
 
+from itertools import pairwise
+
 import pytest
 
 from app.pages import discover
@@ -65,7 +67,7 @@ def test_headings_tell_the_story_in_order(page, server, name):
     ]
     assert levels[0] == 1
     assert levels.count(1) == 1
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False)), levels
+    assert all(after - before <= 1 for before, after in pairwise(levels)), levels
 
 
 @pytest.mark.parametrize("name", PAGES)

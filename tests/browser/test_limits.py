@@ -59,7 +59,7 @@ def test_a_trace_that_goes_while_it_is_shown(page, tmp_path):
         own = Server([gone, growing])
         try:
             page.goto(f"{own.address}/?trace=growing.duckdb")
-            page.wait_for_selector(".js-plotly-plot .heatmaplayer image")
+            page.wait_for_selector(".js-plotly-plot:not(.st-key-rw_fetch_plotly *) .heatmaplayer image")
             growing.rename(tmp_path / "elsewhere")
             page.wait_for_selector("text=The trace is not there", timeout=15_000)
             (tmp_path / "elsewhere").rename(growing)

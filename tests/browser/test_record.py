@@ -38,7 +38,7 @@ def test_from_an_upload_to_the_open_trace(page, browser, recording):
     assert sorted(path.name for path in folder.iterdir()) == ["mine.duckdb"]
     address = page.url
     page.get_by_role("link", name="Open mine.duckdb").click()
-    page.wait_for_selector(".js-plotly-plot .heatmaplayer image")
+    page.wait_for_selector(".js-plotly-plot:not(.st-key-rw_fetch_plotly *) .heatmaplayer image")
     assert "in 2 sequences" in page.inner_text(".rw-lead")
     page.get_by_role("link", name="Tokens").click()
     page.wait_for_selector(".strip .token")
