@@ -10,8 +10,10 @@ import importlib
 import sys
 import threading
 
+# Before anything runs beside it: Plotly looks for a pandas that is there, and one that is half there breaks it.
+FIRST = ("pandas", "plotly.graph_objects")
 # Nothing that declares a Streamlit cache: caches want the running server.
-HEAVY = ("pandas", "duckdb", "plotly.graph_objects", "store.trace", "app.charts", "probes.sampling")
+HEAVY = ("duckdb", "store.trace", "app.charts", "probes.sampling")
 LATER = ("scipy.cluster.hierarchy", "scipy.spatial.distance")  # of single pages
 METRICS = ("srp", "sch", "cache_hit_rate", "cross_layer")  # whose compiled parts take a second to load
 
@@ -59,9 +61,11 @@ def first_answers() -> None:
 
 
 def main() -> None:
-    threading.Thread(target=prepare, daemon=True).start()
+    for name in FIRST:
+        importlib.import_module(name)
     from streamlit.web import cli
 
+    threading.Thread(target=prepare, daemon=True).start()
     sys.argv[0] = "streamlit"
     cli.main()
 

@@ -94,3 +94,17 @@ def test_the_command_says_one_line_and_its_exit_code(words, code, says, tmp_path
     assert says in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
+
+
+def test_nothing_runs_beside_the_imports_that_look_for_each_other():
+    """Plotly, which Streamlit imports, takes a pandas that another thread is still importing for a whole one."""
+    code = (
+        "import contextlib, sys\n"
+        "from app import launch\n"
+        "there = []\n"
+        "launch.prepare = lambda: there.append(set(sys.modules))\n"
+        "sys.argv = ['launch', '--version']\n"
+        "with contextlib.suppress(SystemExit): launch.main()\n"
+        "assert {'pandas', 'plotly.graph_objects', 'streamlit.web.cli'} <= there[0]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=server.ROOT)

@@ -22,9 +22,7 @@ def test_a_linked_query_waits_for_run_and_then_answers(page, server):
     page.get_by_role("button", name="Run").click()
     page.wait_for_selector("text=Answer")
     page.wait_for_selector("[data-testid=stDataFrame]")
-    page.wait_for_selector(
-        ".js-plotly-plot:not(.st-key-rw_fetch_plotly *) .barlayer, .js-plotly-plot:not(.st-key-rw_fetch_plotly *) .main-svg"
-    )
+    page.wait_for_selector(".js-plotly-plot:not(.st-key-rw_fetch_plotly *) :is(.barlayer, .main-svg)")
     page.wait_for_timeout(300)
     assert page.dialogs == []
     assert page.errors == []
