@@ -10,10 +10,10 @@ from typing import Any
 import streamlit as st
 
 from app import data, state, ui
+from app.components.theme_watch import watch_theme
 from app.formats import count, date
 from app.pages import SECTIONS, Here, Page, discover
 from app.served import short, traces
-from app.theme_watch import watch_theme
 from app.trace_file import shown_first
 from probes.errors import ProbeError
 from store.errors import TraceError

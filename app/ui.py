@@ -16,7 +16,7 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, state
-from app.cells import Safe, href, link, safe
+from app.components.cells import Safe, href, link, safe
 from app.theme import COLORS
 from probes.errors import ProbeError
 from store.errors import TraceError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 NOTHING_YET = "No routing has been recorded yet. The page fills by itself while the recording goes on."
-__all__ = ["Safe", "href", "link"]  # from app.cells, for the pages
+__all__ = ["Safe", "href", "link"]  # from app.components.cells, for the pages
 THEME = "_theme"  # in the session of a page that no browser shows
 STYLE = (Path(__file__).parent / "components" / "page.css").read_text("utf-8")
 

@@ -11,8 +11,8 @@ import streamlit as st
 
 from app import charts, data, served, state, ui, words
 from app.formats import count, date, number, percent, plural
-from app.intervals import FEWEST
 from app.pages import Here, Page
+from app.tables.intervals import FEWEST
 from probes.comparison import Comparison, compare, most_changed
 from probes.errors import ProbeError
 from store.errors import TraceError

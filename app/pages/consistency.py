@@ -7,10 +7,11 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import charts, data, planner, state, ui, words
+from app import charts, data, state, ui, words
 from app.formats import count, number, percent, size
-from app.intervals import FEWEST
 from app.pages import Here, Page
+from app.tables import planner
+from app.tables.intervals import FEWEST
 
 PAGE = Page(name="consistency", title="Consistency", icon=":material/cached:", section="Analyse", order=1, charts=True)
 LENGTHS = (2, 4, 8, 16, 32, 64, 128, 256)

@@ -8,13 +8,15 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import atlas, cells, charts, data, state, ui, words
-from app.experts import alike, token_scores
+from app import charts, data, state, ui, words
+from app.components import cells
+from app.components.token_text import visible
 from app.formats import NOTHING, count, number, percent, plural
 from app.pages import Here, Page
 from app.palette import expert_color
-from app.specialization import largest_labels
-from app.token_text import visible
+from app.tables import atlas
+from app.tables.experts import alike, token_scores
+from app.tables.specialization import largest_labels
 from probes.errors import ProbeError
 
 PAGE = Page(name="experts", title="Experts", icon=":material/badge:", section="Look", order=2, charts=True)

@@ -9,12 +9,12 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, data, state, ui, words
-from app.copyable import copyable
-from app.curves import MEASURES, balance_curve, entropy_curve
+from app.components.copyable import copyable
 from app.formats import NOTHING, count, date, number, percent, plural, short_count, size
-from app.intervals import FEWEST
 from app.pages import Here, Page
 from app.sections.findings import findings_section
+from app.tables.curves import MEASURES, balance_curve, entropy_curve
+from app.tables.intervals import FEWEST
 
 PAGE = Page(name="overview", title="Overview", icon=":material/dashboard:", section="Look", order=0, charts=True)
 SAMPLED = 128  # sequences read for the width of the intervals: enough to know the spread, read in a blink

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import charts, data, pruned, pruning, state, ui, words
-from app.copyable import copyable
+from app import charts, data, state, ui, words
+from app.components.copyable import copyable
 from app.formats import count, number, percent, plural
 from app.pages import Here, Page
+from app.tables import pruned, pruning
 from probes.errors import UsageError
 from probes.metrics.expert_importance import NEEDS
 

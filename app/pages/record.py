@@ -12,7 +12,7 @@ from typing import Any
 import streamlit as st
 
 from app import options, recorder, state, ui
-from app.copyable import copyable
+from app.components.copyable import copyable
 from app.formats import count, plural
 from app.pages import Here, Page
 from probes.errors import ProbeError

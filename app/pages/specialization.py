@@ -5,13 +5,14 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import cells, charts, data, state, ui, words
+from app import charts, data, state, ui, words
+from app.components import cells
+from app.components.token_text import visible
 from app.formats import count, number, percent, plural
 from app.pages import Here, Page
 from app.sections.atlas import atlas_section
 from app.sections.contrast import contrast_section
-from app.specialization import clustered, label_grid, largest_labels, strongest
-from app.token_text import visible
+from app.tables.specialization import clustered, label_grid, largest_labels, strongest
 
 PAGE = Page(
     name="specialization", title="Specialization", icon=":material/target:", section="Analyse", order=0, charts=True

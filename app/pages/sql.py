@@ -18,7 +18,7 @@ from app import charts, state, ui
 from app.charts.sql import KINDS, MOST_ROWS
 from app.formats import count, plural
 from app.pages import Here, Page
-from app.query_table import frame_of, numeric
+from app.tables.query_table import frame_of, numeric
 from store import ask, reference
 from store import render as rows_as
 from store.errors import TraceError

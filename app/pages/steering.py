@@ -8,12 +8,15 @@ from typing import Any
 
 import streamlit as st
 
-from app import live, options, side_view, state, steering_eval, steering_run, ui
+from app import options, state, ui
 from app.formats import plural
 from app.pages import Here, Page
 from app.sections.steering_list import add_section, list_section
 from app.sections.steering_result import result_section
-from app.steering_memory import Memory, Request, memory
+from app.steering import evaluation as steering_eval
+from app.steering import live, side_view
+from app.steering import run as steering_run
+from app.steering.memory import Memory, Request, memory
 from probes.errors import ProbeError
 from probes.generation import Decoding
 

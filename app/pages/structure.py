@@ -11,9 +11,9 @@ import streamlit as st
 
 from app import charts, data, state, ui, words
 from app.formats import count, number, percent, plural
-from app.intervals import FEWEST
 from app.pages import Here, Page
 from app.palette import expert_color
+from app.tables.intervals import FEWEST
 
 PAGE = Page(name="structure", title="Structure", icon=":material/hub:", section="Analyse", order=4, charts=True)
 PAIRS = {"npmi": "above chance (nPMI)", "lift": "lift", "conditional": "share"}

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import cells, charts, data, ui, words
-from app.copyable import copyable
+from app import charts, data, ui, words
+from app.components import cells
+from app.components.copyable import copyable
 from app.formats import NOTHING, count, number, percent, plural
 from app.pages import Here, Page
 

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import cells, charts, data, state, token_table, ui, words
-from app.coloring import BY, colored
+from app import charts, data, state, ui, words
+from app.components import cells, token_table
+from app.components.coloring import BY, colored
+from app.components.token_strip import KEY, strip_data, token_strip
+from app.components.token_text import visible
 from app.formats import NOTHING, count, percent, plural
 from app.pages import Here, Page
-from app.token_strip import KEY, strip_data, token_strip
-from app.token_text import visible
 
 PAGE = Page(name="tokens", title="Tokens", icon=":material/text_fields:", section="Look", order=1)
 WINDOW = 600  # tokens drawn at once; the arrow keys and the buttons go on to the next ones

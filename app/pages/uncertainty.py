@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import cells, charts, data, state, ui, words
+from app import charts, data, state, ui, words
+from app.components import cells
+from app.components.token_text import visible
 from app.formats import NOTHING, count, number, percent, plural
-from app.intervals import FEWEST
 from app.pages import Here, Page
-from app.token_text import visible
-from app.uncertainty import MEASURES, by_label, overall
+from app.tables.intervals import FEWEST
+from app.tables.uncertainty import MEASURES, by_label, overall
 
 PAGE = Page(
     name="uncertainty", title="Uncertainty", icon=":material/psychology_alt:", section="Analyse", order=2, charts=True

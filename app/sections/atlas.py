@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from app import atlas, charts, data, state, ui
+from app import charts, data, state, ui
+from app.components.token_text import visible
 from app.formats import number, plural
 from app.pages import Here
-from app.token_text import visible
+from app.tables import atlas
 
 ATLAS_ROWS = 120_000
 EXPERT_COLUMNS = {"layer": "Layer", "label": "Label it goes with most", "load": "Load ÷ uniform", "n": "Tokens"}

@@ -9,11 +9,12 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import cells, charts, data, state, ui, words
+from app import charts, data, state, ui, words
+from app.components import cells
+from app.components.token_text import visible
 from app.formats import count, number, percent, plural
 from app.pages import Here
-from app.specialization import furthest
-from app.token_text import visible
+from app.tables.specialization import furthest
 from probes.errors import ProbeError
 
 SHOWN = 20  # experts

@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import cells, charts, ui
+from app import charts, ui
 from app.charts.base import shortened
+from app.components import cells
 from app.formats import NOTHING, number, percent, plural
 from app.sections.steering_take_away import FILE, file_button
 from probes.interventions import interventions

@@ -6,9 +6,10 @@ from html import escape
 
 import streamlit as st
 
-from app import recipe_form, spec_form, ui
+from app import ui
 from app.pages import Here
-from app.steering_memory import Memory
+from app.steering import recipe_form, spec_form
+from app.steering.memory import Memory
 from probes.errors import UsageError
 from probes.interventions import Intervention, Spec, intervention
 

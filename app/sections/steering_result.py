@@ -8,10 +8,11 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from app import charts, side_view, ui, words
+from app import charts, ui, words
 from app.formats import number, percent, plural
 from app.sections.steering_take_away import take_away
-from app.steering_memory import Memory, Outcome
+from app.steering import side_view
+from app.steering.memory import Memory, Outcome
 
 
 def result_section(outcome: Outcome, mine: Memory) -> None:

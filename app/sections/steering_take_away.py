@@ -10,8 +10,9 @@ from typing import Any
 
 import streamlit as st
 
-from app import served, steering_run, ui
-from app.steering_memory import Memory, Outcome, Request
+from app import served, ui
+from app.steering import run as steering_run
+from app.steering.memory import Memory, Outcome, Request
 from probes.errors import ProbeError
 from probes.interventions import Spec
 

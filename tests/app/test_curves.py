@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from app.curves import MEASURES, balance_curve, coefficient_of_variation, entropy_curve, gini, max_over_mean
-from app.intervals import FEWEST, spread
+from app.tables.curves import MEASURES, balance_curve, coefficient_of_variation, entropy_curve, gini, max_over_mean
+from app.tables.intervals import FEWEST, spread
 
 COUNTS = np.array([[[2.0, 1.0, 1.0]]])
 

@@ -70,3 +70,17 @@ def test_a_trace_that_changed_is_another(tmp_path):
 ])  # fmt: skip
 def test_the_newest_complete_run_is_shown_first(runs, best):
     assert shown_first([{"run_id": n, "status": status} for n, status in runs])["run_id"] == best
+
+
+def test_any_key_names_a_command():
+    from streamlit.testing.v1 import AppTest
+
+    def page():
+        from app.components.copyable import copyable
+
+        copyable("probe info <b>.duckdb", "command__of_a__random_name")
+
+    test = AppTest.from_function(page).run()
+    assert not test.exception
+    (part,) = test.get("bidi_component")
+    assert "probe info <b>.duckdb" in part.proto.json

@@ -2,7 +2,8 @@
 
 import pytest
 
-from app import cells, state, ui
+from app import state, ui
+from app.components import cells
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from app.live import Models
+from app.steering.live import Models
 
 
 @pytest.fixture

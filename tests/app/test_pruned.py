@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from app import charts, pruned
+from app import charts
+from app.tables import pruned
 from probes.errors import UsageError
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.token_text import MAX_SHOWN, line_breaks, pieces, right_to_left, visible
+from app.components.token_text import MAX_SHOWN, line_breaks, pieces, right_to_left, visible
 from tests.app.traces import HOSTILE
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from app import charts, planner
+from app import charts
+from app.tables import planner
 from probes.analysis import analyze
 from store.trace import open_trace
 from tests.app.conftest import shown

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from app.experts import alike, token_scores
+from app.tables.experts import alike, token_scores
 from probes.analysis import analyze
 from probes.metrics.npmi import pmi_npmi
 from store import page_queries

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from app import charts, data, pruning
+from app import charts, data
+from app.tables import pruning
 from probes.analysis import analyze
 from store.trace import open_trace
 from tests.app.conftest import shown

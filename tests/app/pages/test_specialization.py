@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from app import atlas, charts
-from app.specialization import clustered, furthest, largest_labels, strongest
+from app import charts
+from app.tables import atlas
+from app.tables.specialization import clustered, furthest, largest_labels, strongest
 from probes.analysis import analyze
 from store import page_queries
 from store.trace import open_trace

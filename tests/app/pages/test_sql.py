@@ -7,7 +7,7 @@ import pytest
 
 from app import charts
 from app.charts.sql import MOST_GROUPS
-from app.query_table import distinct, frame_of, numeric
+from app.tables.query_table import distinct, frame_of, numeric
 from store import database, reference
 from store.sandbox import Result
 from tests.app.conftest import shown

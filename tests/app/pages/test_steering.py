@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from app import live, spec_form
 from app.sections.steering_take_away import FILE, command, typed_specs
-from app.steering_eval import command as eval_command
-from app.steering_memory import Request
+from app.steering import live, spec_form
+from app.steering.evaluation import command as eval_command
+from app.steering.memory import Request
 from probes.cli.main import main
 from probes.evaluation import Arm
 from probes.generation import Decoding

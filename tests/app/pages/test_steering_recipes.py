@@ -2,8 +2,9 @@
 
 import pytest
 
-from app import data, recipe_build, recipe_form, spec_form
+from app import data
 from app.pages import Here
+from app.steering import recipe_build, recipe_form, spec_form
 from probes.interventions import interventions, parse
 from probes.recipes import recipes, specs_of
 from probes.sample import sample_path

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from app import charts
-from app.uncertainty import MEASURES, by_label, overall
+from app.tables.uncertainty import MEASURES, by_label, overall
 from probes.analysis import analyze
 from store import page_queries
 from store.trace import open_trace

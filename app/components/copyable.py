@@ -6,12 +6,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-_FILES = Path(__file__).parent / "components"
+_FILES = Path(__file__).parent
 
 
 def copyable(text: str, key: str) -> None:
     """The text as it is, lines wrapped, with a button that copies it."""
-    _component()(key=key, data=text)
+    # A doubled underline is a delimiter of Streamlit's own, and a key may have a random name in it.
+    _component()(key=key.replace("_", "-"), data=text)
 
 
 @lru_cache(maxsize=1)

@@ -7,7 +7,8 @@ from typing import Any
 
 import streamlit as st
 
-from app import option_form, ui
+from app import ui
+from app.steering import option_form
 from probes.errors import UsageError
 from probes.interventions.decoding import Plan, Strategy, parse_strategy, strategies
 

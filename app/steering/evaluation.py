@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from app import live, strategy_form, ui
+from app import ui
 from app.formats import plural
 from app.sections.steering_effects import effects_section
 from app.sections.steering_take_away import typed_specs
+from app.steering import live, strategy_form
 from probes.errors import ProbeError
 from probes.interventions import Spec
 from probes.sample import sample_path

@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from app.coloring import chosen
+from app.components.coloring import chosen
+from app.components.token_text import pieces
 from app.formats import NOTHING, count, number
 from app.palette import expert_color
-from app.token_text import pieces
 
 
 def token_heading(token: Any, total: int) -> str:

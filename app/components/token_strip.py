@@ -8,11 +8,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from app.components.token_text import line_breaks, pieces, right_to_left
 from app.palette import luminance
-from app.token_text import line_breaks, pieces, right_to_left
 
 KEY = "token_strip"
-_FILES = Path(__file__).parent / "components"
+_FILES = Path(__file__).parent
 
 
 @dataclass(frozen=True)

@@ -24,5 +24,5 @@ def _component() -> Any:
         "router_workbench_theme_watch",
         html='<div class="patch" aria-hidden="true"></div>',
         css=CSS,
-        js=(Path(__file__).parent / "components" / "theme_watch.js").read_text("utf-8"),
+        js=(Path(__file__).parent / "theme_watch.js").read_text("utf-8"),
     )

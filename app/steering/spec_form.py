@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import option_form
+from app.steering import option_form
 from probes.errors import UsageError
 from probes.interventions import Intervention, Spec, interventions, parse
 from probes.interventions.spec import FILES, PHASES

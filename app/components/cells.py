@@ -13,8 +13,8 @@ from urllib.parse import urlencode
 import pandas as pd
 
 from app import state
+from app.components.token_text import pieces, visible
 from app.palette import expert_color
-from app.token_text import pieces, visible
 
 FIRST_PAGE = "overview"  # the one at the bare address
 

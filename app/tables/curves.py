@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from app.intervals import spread
+from app.tables.intervals import spread
 
 
 def coefficient_of_variation(counts: np.ndarray) -> np.ndarray:

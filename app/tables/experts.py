@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from app.intervals import spread
+from app.tables.intervals import spread
 from probes.metrics.npmi import pmi_npmi
 
 FEWEST_SEEN = 10  # occurrences of a token below which its nPMI is mostly chance

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from app.intervals import spread
+from app.tables.intervals import spread
 
 
 @dataclass(frozen=True)

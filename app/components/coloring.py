@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from app.components.token_strip import Shown
+from app.components.token_text import visible
 from app.formats import count, number, plural
 from app.palette import SEQUENTIAL, along, expert_color
-from app.token_strip import Shown
-from app.token_text import visible
 
 LEGEND_EXPERTS = 12
 

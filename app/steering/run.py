@@ -9,8 +9,9 @@ from typing import Any
 
 import streamlit as st
 
-from app import live, served, side_view
-from app.steering_memory import Outcome, Request
+from app import served
+from app.steering import live, side_view
+from app.steering.memory import Outcome, Request
 
 CONTROLS = 3  # random controls of the same size, beside what was asked for
 DRAW_SECONDS = 0.08  # between two updates of the text that is being written

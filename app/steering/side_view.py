@@ -10,9 +10,9 @@ import pandas as pd
 import streamlit as st
 
 from app import data
+from app.components.token_text import visible
 from app.formats import percent, plural
 from app.pages import Here
-from app.token_text import visible
 
 NAMES = {"baseline": "Baseline", "steered": "Steered"}
 BEGINNING = 400  # characters of a sequence offered as a prompt

@@ -9,7 +9,7 @@ from typing import Any
 
 import streamlit as st
 
-from app import spec_form
+from app.steering import spec_form
 from probes.generation import Decoding
 from probes.interventions import Spec
 

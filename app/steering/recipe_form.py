@@ -9,8 +9,9 @@ from typing import Any
 
 import streamlit as st
 
-from app import data, option_form, recipe_build, spec_form, ui, words
+from app import data, ui, words
 from app.pages import Here
+from app.steering import option_form, recipe_build, spec_form
 from probes.errors import UsageError
 from probes.interventions import Intervention, Spec, intervention, interventions
 from probes.recipes import Recipe, recipes

@@ -1,0 +1,1 @@
+"""The arithmetic behind the pages: frames in, frames out, no Streamlit."""
