@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import sys
 import threading
+from collections.abc import Sequence
 
 # Before anything runs beside it: Plotly looks for a pandas that is there, and one that is half there breaks it.
 FIRST = ("pandas", "plotly.graph_objects")
@@ -18,10 +19,10 @@ LATER = ("scipy.cluster.hierarchy", "scipy.spatial.distance")  # of single pages
 METRICS = ("srp", "sch", "cache_hit_rate", "cross_layer")  # whose compiled parts take a second to load
 
 
-def prepare() -> None:
-    """Everything that can be done before somebody looks, what all pages need first."""
+def prepare(words: Sequence[str]) -> None:
+    """Everything that can be done before somebody looks, what all pages need first. `words`: of the command line."""
     warm()
-    first_answers()
+    first_answers(words)
 
 
 def warm() -> None:
@@ -50,14 +51,14 @@ def _load_kernels() -> None:
         getattr(metrics, name)(experts=experts, num_experts=2, sequence_id=np.zeros(2, np.int64))
 
 
-def first_answers() -> None:
+def first_answers(words: Sequence[str]) -> None:
     """What the first page says of the first trace. A trace that cannot be read is the page's to explain."""
     from app.options import given
     from app.overview_facts import ahead
     from store.errors import TraceError
 
     with contextlib.suppress(TraceError, OSError):
-        ahead(given(sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else []).traces)
+        ahead(given(words[words.index("--") + 1 :] if "--" in words else []).traces)
 
 
 def main() -> None:
@@ -65,7 +66,8 @@ def main() -> None:
         importlib.import_module(name)
     from streamlit.web import cli
 
-    threading.Thread(target=prepare, daemon=True).start()
+    # The words as they are now: Streamlit makes the script's own of them.
+    threading.Thread(target=prepare, args=(list(sys.argv),), daemon=True).start()
     sys.argv[0] = "streamlit"
     cli.main()
 

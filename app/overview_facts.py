@@ -13,7 +13,7 @@ from app.trace_file import TraceFile, identify, shown_first
 if TYPE_CHECKING:
     from probes.findings import Finding
 
-ROWS = 240_000  # (token, layer) rows read for what stands out
+ROWS = 160_000  # (token, layer) rows read for what stands out
 DRAWS = 400  # resamples and permutations: ends of intervals to about a twentieth of their width
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -82,6 +83,14 @@ class Visitor:
         tab.goto(f"{self._address}/{'' if page == 'overview' else page}")
         return tab, *self._there(tab, start)
 
+    def go(self, tab: Any, title: str) -> tuple[float, float]:
+        """To another page by the sidebar, as people go: seconds to its first view, and until all of it stands."""
+        before = tab.locator(".rw-title").inner_text()
+        start = time.perf_counter()
+        tab.locator("[data-testid=stSidebarNavLink]").filter(has_text=re.compile(f"{title}$")).first.click()
+        tab.wait_for_function("old => (document.querySelector('.rw-title')?.innerText ?? old) !== old", arg=before)
+        return self._there(tab, start)
+
     def act(self, tab: Any, action: Action) -> float:
         """Seconds from the click to the end of everything it set off."""
         click = action(tab)
@@ -96,8 +105,8 @@ class Visitor:
         while True:
             title, still, inside, inside_drawn, charts, drawn = tab.evaluate(LOOK)
             now = time.perf_counter()
-            # Before a chart has its place nobody knows whether one will be in the window: then the first view is all.
-            if first is None and title and inside and inside == inside_drawn:
+            # As long as no chart has its place, one may still come into the window while the script runs.
+            if first is None and title and (inside or still) and inside == inside_drawn:
                 first = now
             quiet = (quiet or now) if title and still and charts == drawn else None
             if quiet is not None and now - quiet >= SETTLED:
@@ -117,7 +126,7 @@ def serving(path: Path) -> Iterator[tuple[str, Any]]:
     assert process.stderr is not None
     try:
         process.stderr.readline()
-        time.sleep(10)  # what the server does by itself once it is up
+        time.sleep(15)  # what the server does by itself once it is up
         yield f"http://127.0.0.1:{port}", process
     finally:
         process.terminate()

@@ -102,9 +102,24 @@ def test_nothing_runs_beside_the_imports_that_look_for_each_other():
         "import contextlib, sys\n"
         "from app import launch\n"
         "there = []\n"
-        "launch.prepare = lambda: there.append(set(sys.modules))\n"
+        "launch.prepare = lambda words: there.append(set(sys.modules))\n"
         "sys.argv = ['launch', '--version']\n"
         "with contextlib.suppress(SystemExit): launch.main()\n"
         "assert {'pandas', 'plotly.graph_objects', 'streamlit.web.cli'} <= there[0]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=server.ROOT)
+
+
+def test_what_stands_out_is_found_before_somebody_looks(tmp_path):
+    trace = write_trace(tmp_path / "a.duckdb", Shape())
+    code = (
+        "from app import launch\n"
+        "from app.later import later\n"
+        f"launch.first_answers(['streamlit', 'run', 'script', '--', {str(trace)!r}])\n"
+        "assert later.wait(60)\n"
+        "from app.overview_facts import facts\n"
+        "from app.trace_file import identify\n"
+        f"found, n = facts(identify({str(trace)!r}), 1).result(timeout=0)\n"
+        "assert found and n\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=server.ROOT)
