@@ -161,7 +161,9 @@ def _try_trace(trace: str) -> None:
 def _run(words: list[str], address: str, open_browser: bool) -> int:
     # The package may not be installed but run from its folder; Streamlit is another process and has to find it too.
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    process = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.DEVNULL)
+    # Every visit runs in a thread of its own, and glibc keeps what each has freed to itself: a fifth of the memory.
+    own = {"MALLOC_ARENA_MAX": "2", **os.environ, "PYTHONPATH": path}
+    process = subprocess.Popen(words, env=own, stdout=subprocess.DEVNULL)
     threading.Thread(target=_announce, args=(process, address, open_browser), daemon=True).start()
     with _stopped_by_term(process):
         try:

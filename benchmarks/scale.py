@@ -53,7 +53,7 @@ FULL = Scale(
     cache_tokens=1_024,
     page_tokens=1_048_576,
     page_layers=16,
-    page_rounds=5,
+    page_rounds=3,
 )
 QUICK = Scale(
     name="quick",
