@@ -22,7 +22,7 @@ FOCUSED = """() => {
   if (!e || e === document.body) return [null, '', last];
   if (!window.stops.has(e)) window.stops.set(e, window.stops.size);
   const around = [e, e.nextElementSibling, e.previousElementSibling];
-  for (let x = e.parentElement, i = 0; x && i < 7; x = x.parentElement, i++) around.push(x);
+  for (let x = e.parentElement, i = 0; x && i < 12; x = x.parentElement, i++) around.push(x);
   const there = around.filter(Boolean);
   window.last = {number: window.stops.get(e), around: there, looks: there.map(look)};
   const words = e.tagName + ' ' + (e.getAttribute('aria-label') || e.textContent || '').slice(0, 40);
