@@ -74,7 +74,7 @@ def test_tab_reaches_everything_and_shows_where_it_is(page, server, name):
     reached, shown = {}, {}
     for _ in range(STOPS):
         page.keyboard.press("Tab")
-        page.wait_for_timeout(60)  # the page answers to the focus a moment later
+        page.wait_for_timeout(120)  # the page answers to the focus a moment later
         number, words, last = page.evaluate(FOCUSED)
         shown.update([last] if last else [])
         if number is None or number in reached:  # the end, or the beginning again
