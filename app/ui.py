@@ -24,7 +24,6 @@ from store.errors import TraceError
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-NOTHING_YET = "No routing has been recorded yet. The page fills by itself while the recording goes on."
 __all__ = ["Safe", "href", "link"]  # from app.components.cells, for the pages
 THEME = "_theme"  # in the session of a page that no browser shows
 STYLE = (Path(__file__).parent / "components" / "page.css").read_text("utf-8")

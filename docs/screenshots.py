@@ -22,6 +22,7 @@ ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "-
 TALLEST = 2600  # pixels; a longer page is cut, for a picture nobody would scroll through
 THEMES = ("light", "dark")
 FIRST = "overview"  # the page at the bare address
+FILLED = {"record": ("Model, a folder on this machine", "sample_data/model")}  # not where this machine has it
 
 
 def main() -> int:
@@ -38,7 +39,7 @@ def main() -> int:
             for theme in THEMES:
                 path = args.out / f"{page}-{theme}.png"
                 place = "" if page == FIRST else page
-                shoot(chromium, f"{address}/{place}?{choices.get(page, '')}", theme, args.width, path)
+                shoot(chromium, f"{address}/{place}?{choices.get(page, '')}", theme, args.width, path, FILLED.get(page))
                 sys.stdout.write(f"{path}\n")
     return 0
 
@@ -79,14 +80,21 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-def shoot(chromium: Any, address: str, theme: str, width: int, path: Path) -> None:
-    """One page as tall as it is: Streamlit scrolls inside the page, so the window is made to fit."""
+def shoot(
+    chromium: Any, address: str, theme: str, width: int, path: Path, filled: tuple[str, str] | None = None
+) -> None:
+    """One page as tall as it is: Streamlit scrolls inside the page, so the window is made to fit. `filled`: the label
+    of a text box and what is written into it.
+    """
     context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
     page = context.new_page()
     page.goto(address)
     page.wait_for_selector(".rw-title")
     page.wait_for_selector('[data-testid="stStatusWidget"]', state="detached", timeout=60_000)
     page.wait_for_timeout(2500)  # fonts and charts settle
+    if filled is not None:
+        page.get_by_label(filled[0]).fill(filled[1])
+        page.get_by_label(filled[0]).blur()
     height = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
     page.set_viewport_size({"width": width, "height": min(int(height), TALLEST)})
     page.wait_for_timeout(1000)

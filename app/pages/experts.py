@@ -51,7 +51,7 @@ def render(here: Here) -> None:
     )
     load = data.load(here.trace, here.run_id)
     if not load["count"].any():
-        ui.note(ui.NOTHING_YET if here.recording else "This run holds no routing.")
+        ui.nothing_yet(here.recording)
         return
     layer, expert = _pick(here, load)
     if not load.loc[load["layer"] == layer, "count"].any():

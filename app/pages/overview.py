@@ -27,11 +27,7 @@ def render(here: Here) -> None:
         findings_section(here)
     _tiles(here)
     if not load["count"].any():
-        ui.note(
-            "No routing has been recorded yet. The page fills by itself while the recording goes on."
-            if here.recording
-            else "This run holds no routing. Was the recording interrupted before its first batch?"
-        )
+        ui.nothing_yet(here.recording)
     else:
         totals = here.layers[["layer", "num_experts"]].merge(data.ask(here.trace, "layer_totals", here.run_id), "left")
         totals = totals.fillna(0)

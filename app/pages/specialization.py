@@ -30,7 +30,7 @@ def render(here: Here) -> None:
         "Which experts go with which labels and tokens, and what tells one kind of text from another.",
     )
     if not data.load(here.trace, here.run_id)["count"].any():
-        ui.note(ui.NOTHING_YET if here.recording else "This run holds no routing.")
+        ui.nothing_yet(here.recording)
         return
     labels = data.ask(here.trace, "labels", here.run_id)
     layer = ui.pick_layer(here)

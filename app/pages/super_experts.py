@@ -32,7 +32,7 @@ def render(here: Here) -> None:
         "taking them away breaks some models.",
     )
     if not data.load(here.trace, here.run_id)["count"].any():
-        ui.note(ui.NOTHING_YET if here.recording else "This run holds no routing.")
+        ui.nothing_yet(here.recording)
         return
     table = _maxima(here.trace, here.run_id)
     if table is None:

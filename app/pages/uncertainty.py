@@ -36,7 +36,7 @@ def render(here: Here) -> None:
     )
     sums = data.ask(here.trace, "label_uncertainty", here.run_id)
     if not data.load(here.trace, here.run_id)["count"].any():
-        ui.note(ui.NOTHING_YET if here.recording else "This run holds no routing.")
+        ui.nothing_yet(here.recording)
         return
     if sums.empty:
         ui.note("Entropy and margin need router logits, and none were recorded: probe record … --capture logits")
