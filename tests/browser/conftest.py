@@ -82,10 +82,18 @@ def page(browser, server):
     context.close()
 
 
-def wait_until(condition, seconds=10):
+def wait_until(condition, seconds=30):
     """The condition's value once it is true."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
     return value
+
+
+def comes_to(wanted, read, seconds=30):
+    """Wait until `read()` is what is wanted; what it is instead is said when it never is."""
+    deadline = time.monotonic() + seconds
+    while read() != wanted and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert read() == wanted

@@ -4,7 +4,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.browser.conftest import wait_until
+from tests.browser.conftest import comes_to, wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -17,7 +17,7 @@ def test_a_linked_query_waits_for_run_and_then_answers(page, server):
     sql = 'SELECT token AS "<img src=x onerror=alert(1)>", count(*) AS n FROM tokens GROUP BY 1 ORDER BY 2 DESC'
     page.goto(f"{server.address}/sql?trace=hostile.duckdb&sql={quote(sql)}")
     page.wait_for_selector("text=nothing runs until you press Run")
-    assert page.get_by_role("textbox", name="Query").input_value() == sql
+    comes_to(sql, page.get_by_role("textbox", name="Query").input_value)
     assert page.locator("[data-testid=stDataFrame]").count() == 0
     page.get_by_role("button", name="Run").click()
     page.wait_for_selector("text=Answer")
@@ -43,7 +43,7 @@ def test_a_layer_chosen_on_one_page_is_chosen_on_the_next(page, server):
     page.wait_for_selector("text=Which experts of layer 3 are chosen together?")
     page.get_by_role("link", name="Consistency").click()
     page.wait_for_selector("text=in layer 3 LRU hits")
-    assert choice(page, "layer") == "3"
+    comes_to("3", lambda: choice(page, "layer"))
 
 
 def test_a_budget_moves_the_plan(page, server):
@@ -52,7 +52,7 @@ def test_a_budget_moves_the_plan(page, server):
     page.get_by_label("Memory for experts, GiB").fill("1")
     page.keyboard.press("Tab")
     page.wait_for_selector("text=1.00 GiB hold 4 of 16 experts")
-    assert choice(page, "budget_gib") == "1"
+    comes_to("1", lambda: choice(page, "budget_gib"))
 
 
 @pytest.mark.parametrize("name", ["sql", "consistency", "structure", "pruning", "compare", "record"])

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from tests.app.traces import Shape, batches, recording_trace
-from tests.browser.conftest import Server, wait_until
+from tests.browser.conftest import Server, comes_to, wait_until
 
 pytestmark = pytest.mark.browser
 TOKEN = ".strip .token"
@@ -29,7 +29,7 @@ def test_overview_shows_the_heatmap_and_asks_no_one_else(page, server):
     page.goto(server.address)
     page.wait_for_selector(".rw-title")
     page.wait_for_selector(".js-plotly-plot:not(.st-key-rw_fetch_plotly *) .heatmaplayer image")
-    assert page.locator(".js-plotly-plot:not(.st-key-rw_fetch_plotly *)").count() == 3
+    comes_to(3, page.locator(".js-plotly-plot:not(.st-key-rw_fetch_plotly *)").count)
     assert "example/tiny-moe" in page.inner_text(".rw-title")
     strangers = [url for url in page.requests if not url.startswith((server.address, "data:", "blob:"))]
     assert strangers == []
@@ -40,12 +40,12 @@ def test_click_shows_a_tokens_experts_and_survives_reload(page, server):
     open_tokens(page, server)
     page.locator(TOKEN).nth(7).click()
     page.wait_for_selector(".rw-through .rw-chip")
-    assert page.locator(".rw-through tbody tr").count() == 4
+    comes_to(4, page.locator(".rw-through tbody tr").count)
     wait_until(lambda: choice(page, "token") == "7")
     page.reload()
     page.wait_for_selector(".rw-through .rw-chip")
-    assert choice(page, "token") == "7"
-    assert selected(page).get_attribute("data-position") == "7"
+    comes_to("7", lambda: choice(page, "token"))
+    comes_to("7", lambda: selected(page).get_attribute("data-position"))
 
 
 def test_keys_move_from_token_to_token(page, server):
@@ -53,11 +53,11 @@ def test_keys_move_from_token_to_token(page, server):
     page.locator(TOKEN).nth(3).focus()
     for key, position in (("ArrowRight", "4"), ("ArrowRight", "5"), ("ArrowLeft", "4"), ("Home", "0"), ("End", "59")):
         page.keyboard.press(key)
-        assert selected(page).get_attribute("data-position") == position
+        comes_to(position, lambda: selected(page).get_attribute("data-position"))
     wait_until(lambda: choice(page, "token") == "59")
     page.keyboard.press("Home")
     page.keyboard.press("ArrowDown")
-    assert int(selected(page).get_attribute("data-position")) > 5
+    wait_until(lambda: int(selected(page).get_attribute("data-position")) > 5)
     assert page.locator(f'{TOKEN}[tabindex="0"]').count() == 1
 
 
@@ -86,7 +86,7 @@ def test_going_to_another_page_keeps_the_trace(page, server):
     page.get_by_role("link", name="Tokens").click()
     page.wait_for_selector(TOKEN)
     wait_until(lambda: choice(page, "trace") == "hostile.duckdb")
-    assert "hostile.duckdb" in page.inner_text(".rw-eyebrow")
+    wait_until(lambda: "hostile.duckdb" in page.inner_text(".rw-eyebrow"))
 
 
 def test_hostile_tokens_make_no_element_and_no_request(page, server):
@@ -120,7 +120,7 @@ def test_both_themes_reach_text_and_charts(page, server):
     page.emulate_media(color_scheme="dark")
     page.goto(server.address)
     page.wait_for_selector(".js-plotly-plot:not(.st-key-rw_fetch_plotly *) .heatmaplayer image")
-    assert grounds(page) == ["rgb(16, 20, 27)"] * 2
+    comes_to(["rgb(16, 20, 27)"] * 2, lambda: grounds(page))
     page.emulate_media(color_scheme="light")
     wait_until(lambda: grounds(page) == ["rgb(255, 255, 255)"] * 2)
 
@@ -157,7 +157,7 @@ def test_a_recording_shows_up_by_itself(page, tmp_path):
         try:
             page.goto(own.address)
             page.wait_for_selector(".js-plotly-plot:not(.st-key-rw_fetch_plotly *) .heatmaplayer image")
-            assert "1,280 tokens" in page.inner_text(".rw-lead")
+            wait_until(lambda: "1,280 tokens" in page.inner_text(".rw-lead"))
             writer.write(list(batches(shape))[1])
             wait_until(lambda: "2,560 tokens" in page.inner_text(".rw-lead"), seconds=30)
         finally:
@@ -178,13 +178,13 @@ def test_from_a_label_to_an_expert_to_a_token(page, server):
     page.wait_for_selector(".js-plotly-plot:not(.st-key-rw_fetch_plotly *) .heatmaplayer image")
     page.locator(".rw-table .rw-expert a").first.click()
     page.wait_for_selector(".rw-card-head")
-    assert choice(page, "layer") == "2"
+    comes_to("2", lambda: choice(page, "layer"))
     expert = choice(page, "expert")
-    assert f"Layer 2 · expert {expert}" in page.inner_text(".rw-card-head")
+    wait_until(lambda: f"Layer 2 · expert {expert}" in page.inner_text(".rw-card-head"))
     page.locator(".rw-table td .rw-context").first.wait_for()
     page.locator('.rw-table a[href*="sequence="]').first.click()
     page.wait_for_selector(TOKEN)
-    assert (choice(page, "layer"), choice(page, "expert")) == ("2", expert)
+    comes_to(("2", expert), lambda: (choice(page, "layer"), choice(page, "expert")))
     wait_until(lambda: selected(page).count() == 1)
     assert page.errors == []
 

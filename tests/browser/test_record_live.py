@@ -5,7 +5,7 @@ import json
 import pytest
 
 from probes.sample import sample_path
-from tests.browser.conftest import Server
+from tests.browser.conftest import Server, comes_to, wait_until
 
 pytestmark = pytest.mark.browser
 PROMPTS = "\n".join(json.dumps({"text": text, "label": text[:3]}) for text in ("12+34=", "The river <b>had</b> risen"))
@@ -26,7 +26,7 @@ def test_from_an_upload_to_the_open_trace(page, browser, recording):
     upload = {"name": "<img src=x>.jsonl", "mimeType": "application/json", "buffer": PROMPTS.encode()}
     page.locator("[data-testid=stFileUploader] input").set_input_files(upload)
     page.wait_for_selector("text=2 prompts, 2 labels")
-    assert page.get_by_label("Model, a folder on this machine").input_value() == str(sample_path().resolve() / "model")
+    comes_to(str(sample_path().resolve() / "model"), page.get_by_label("Model, a folder on this machine").input_value)
     page.get_by_label("Tokens to generate").fill("24")
     page.get_by_label("Name of the trace").fill("mine")
     page.get_by_role("button", name="Start").click()
@@ -34,15 +34,15 @@ def test_from_an_upload_to_the_open_trace(page, browser, recording):
     page.wait_for_selector("text=Loading the model")
     page.get_by_role("button", name="Cancel").wait_for()
     page.wait_for_selector("text=Every prompt went through the model.", timeout=90_000)
-    assert "2 sequences" in page.locator("[data-testid=stCode]").first.inner_text()
+    wait_until(lambda: "2 sequences" in page.locator("[data-testid=stCode]").first.inner_text())
     assert sorted(path.name for path in folder.iterdir()) == ["mine.duckdb"]
     address = page.url
     page.get_by_role("link", name="Open mine.duckdb").click()
     page.wait_for_selector(".js-plotly-plot:not(.st-key-rw_fetch_plotly *) .heatmaplayer image")
-    assert "in 2 sequences" in page.inner_text(".rw-lead")
+    wait_until(lambda: "in 2 sequences" in page.inner_text(".rw-lead"))
     page.get_by_role("link", name="Tokens").click()
     page.wait_for_selector(".strip .token")
-    assert "mine.duckdb" in page.inner_text(".rw-eyebrow")
+    wait_until(lambda: "mine.duckdb" in page.inner_text(".rw-eyebrow"))
     assert page.errors == page.dialogs == []
     other = browser.new_context().new_page()
     other.goto(f"{server.address}/?trace=mine.duckdb")

@@ -6,7 +6,7 @@ from app.palette import SEQUENTIAL
 from app.report import write_report
 from app.theme import COLORS
 from tests.app.traces import HOSTILE, Shape, write_trace
-from tests.browser.conftest import wait_until
+from tests.browser.conftest import comes_to, wait_until
 
 WHERE = "[id=overview-figure-1]"
 
@@ -62,9 +62,10 @@ def colors_of(theme):
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_it_has_the_colours_of_the_readers_system(tab, report, theme):
     page = tab(theme)
-    assert shown(page) == colors_of(theme)
+    comes_to(colors_of(theme), lambda: shown(page))
     charts = page.locator(".chart").count()
-    assert page.locator(".chart .main-svg:first-child").count() == charts > 5
+    assert charts > 5
+    comes_to(charts, page.locator(".chart .main-svg:first-child").count)
     assert page.said == []
     assert page.asked == [report.as_uri()]
 
