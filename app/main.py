@@ -11,6 +11,7 @@ import streamlit as st
 
 from app import data, state, ui
 from app.components.theme_watch import watch_theme
+from app.components.token_text import legible
 from app.formats import count, date
 from app.pages import SECTIONS, Here, Page, discover
 from app.served import short, traces
@@ -81,7 +82,7 @@ def choose(paths: list[str], say: Callable[..., None] = ui.full_state) -> Here |
     except FileNotFoundError:
         say(
             "The trace is not there",
-            f"There is no file {path}. Was it moved or deleted? The page looks again on reload.",
+            f"There is no file {legible(path)}. Was it moved or deleted? The page looks again on reload.",
         )
     except TraceError as error:
         _unreadable(path, error, say)
@@ -100,7 +101,7 @@ def _open(path: str, say: Callable[..., None]) -> Here | None:
     trace = data.identify(path)
     runs = data.runs(trace)
     if runs.empty:
-        say("The trace is empty", f"{trace.name} holds no run yet.", f"probe record MODEL --out {trace.name}")
+        say("The trace is empty", f"{legible(trace.name)} holds no run yet.", f"probe record MODEL --out {trace.name}")
         return None
     run = _pick_run(runs)
     _image_format()
@@ -113,7 +114,9 @@ def _pick_trace(paths: list[str]) -> str:
     if len(names) == 1:
         return paths[0]
     with st.sidebar:
-        name = state.pick("Trace", "trace", list(names), clears=("run", "sequence", "token", "layer", "expert"))
+        name = state.pick(
+            "Trace", "trace", list(names), shown=legible, clears=("run", "sequence", "token", "layer", "expert")
+        )
     return names[name]
 
 
@@ -135,7 +138,7 @@ def _pick_run(runs: Any) -> dict[str, Any]:
 
 
 def _run_name(run: dict[str, Any]) -> str:
-    return f"{run['run_id']} · {run['name']} · {date(run['created_at'])} · {count(run['n_tokens'])} tokens"
+    return f"{run['run_id']} · {legible(run['name'])} · {date(run['created_at'])} · {count(run['n_tokens'])} tokens"
 
 
 def _image_format() -> None:

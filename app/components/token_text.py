@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 BYTE = re.compile(r"^(?:<0x([0-9A-Fa-f]{2})>)+$")
 _BYTES_IN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -40,9 +40,17 @@ def pieces(token: str | None) -> list[Piece]:
     return [*found, Piece("mark", "…")] if len(token) > MAX_SHOWN else found
 
 
+_SPACE = Piece("mark", _NAMED[" "])
+
+
 def visible(token: str | None) -> str:
     """The token on one line, every character to be seen: for tables, titles and file names."""
     return "".join(piece.text for piece in pieces(token))
+
+
+def legible(text: Any) -> str:
+    """A name or the beginning of a text, on one line: as `visible`, but spaces stay spaces."""
+    return "".join(" " if piece == _SPACE else piece.text for piece in pieces(str(text)))
 
 
 def line_breaks(token: str | None) -> int:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from app.components.token_text import legible
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -43,6 +45,11 @@ class Here:
     @property
     def run_id(self) -> int:
         return int(self.run["run_id"])
+
+    @property
+    def where(self) -> str:
+        """The trace and the run by name, for the line above a page's title."""
+        return f"{legible(self.trace.name)}  ·  run {self.run_id}  ·  {legible(self.run['name'])}"
 
 
 SECTIONS = ("Look", "Analyse", "Change", "Data")  # in the order of the sidebar

@@ -10,6 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, data, served, state, ui, words
+from app.components.token_text import legible
 from app.formats import count, date, number, percent, plural
 from app.pages import Here, Page
 from app.tables.intervals import FEWEST
@@ -36,7 +37,7 @@ class Other(NamedTuple):
 
 def render(here: Here) -> None:
     ui.heading(
-        f"{here.trace.name}  ·  run {here.run_id}  ·  {here.run['name']}",
+        here.where,
         "Compare",
         "Two runs of one architecture side by side: another checkpoint, other text, or the same with its routing "
         "changed.",
@@ -58,7 +59,7 @@ def render(here: Here) -> None:
     except (ProbeError, TraceError) as error:
         ui.problem(str(error))
         return
-    called = (f"the other ({other.run['name']})", f"this run ({here.run['name']})")
+    called = (f"the other ({legible(other.run['name'])})", f"this run ({legible(here.run['name'])})")
     agreement = _agreement(here.trace, here.run_id, other.trace, int(other.run["run_id"]))
     _tiles(found, agreement)
     _load(found)
@@ -83,7 +84,7 @@ def _others(here: Here) -> list[Other]:
             if (path, int(run["run_id"])) != (here.trace.path, here.run_id):
                 key = f"{run['run_id']} of {short}"
                 changed = ", routing changed" if _given(run.get("intervention")) else ""
-                says = f"{short} · run {run['run_id']} · {run['name']}{changed} · {date(run['created_at'])}"
+                says = f"{short} · run {run['run_id']} · {legible(run['name'])}{changed} · {date(run['created_at'])}"
                 found.append(Other(trace, run, key, f"{says} · {count(run['n_tokens'])} tokens"))
     return found
 

@@ -27,7 +27,7 @@ CACHES = "What does a cache of experts reach?"
 
 def render(here: Here) -> None:
     ui.heading(
-        f"{here.trace.name}  ·  run {here.run_id}  ·  {here.run['name']}",
+        here.where,
         "Consistency",
         "Do neighbouring tokens use the same experts? Then a few experts in fast memory do for many tokens, and the "
         "others can stay where memory is cheap.",

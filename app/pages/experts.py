@@ -45,7 +45,7 @@ CRITERIA = {
 
 def render(here: Here) -> None:
     ui.heading(
-        f"{here.trace.name}  ·  run {here.run['run_id']}  ·  {here.run['name']}",
+        here.where,
         "Experts",
         "One expert at a time: what it goes with, where it fires, how much of the work it does, and what it is worth.",
     )

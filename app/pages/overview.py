@@ -10,6 +10,7 @@ import streamlit as st
 
 from app import charts, data, state, ui, words
 from app.components.copyable import copyable
+from app.components.token_text import legible
 from app.formats import NOTHING, count, date, number, percent, plural, short_count, size
 from app.pages import Here, Page
 from app.sections.findings import findings_section
@@ -48,7 +49,7 @@ def _heading(here: Here) -> None:
     lead += f"to {ui.strong(top_k)} of {ui.strong(experts)} experts."
     if run.get("intervention") not in (None, "", "null") and run["intervention"] == run["intervention"]:
         lead += f" Routing was changed: {ui.strong(_short(run['intervention']))}."
-    ui.heading(f"{here.trace.name}  ·  run {run['run_id']}  ·  {run['name']}", str(run["model"]), lead, badge)
+    ui.heading(here.where, legible(run["model"]), lead, badge)
 
 
 def _tiles(here: Here) -> None:
@@ -199,7 +200,7 @@ def _provenance(here: Here) -> None:
     run = here.run
     groups = {
         "Recording": {
-            "run": f"{run['run_id']} · {run['name']}",
+            "run": f"{run['run_id']} · {legible(run['name'])}",
             "recorded": date(run["created_at"]),
             "status": str(run["status"]),
             "baseline": f"run {int(run['baseline_run_id'])}" if _given(run.get("baseline_run_id")) else NOTHING,

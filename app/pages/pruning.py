@@ -36,7 +36,7 @@ LISTED = 60
 
 def render(here: Here) -> None:
     ui.heading(
-        f"{here.trace.name}  ·  run {here.run_id}  ·  {here.run['name']}",
+        here.where,
         "Pruning",
         "If experts had to go, which? The criteria of the literature side by side, where they agree, and how much of "
         "the present load the kept experts carry.",

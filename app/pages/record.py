@@ -13,6 +13,7 @@ import streamlit as st
 
 from app import options, recorder, state, ui
 from app.components.copyable import copyable
+from app.components.token_text import legible
 from app.formats import count, plural
 from app.pages import Here, Page
 from probes.errors import ProbeError
@@ -183,14 +184,16 @@ ENDED = {
     "cancelled": ("Cancelled", "What was recorded by then is in the trace; probe record … --resume goes on with it."),
     "failed": ("Not recorded", "The last lines of the log say why."),
 }
+NOTHING_YET = ("Cancelled", "Nothing was recorded by then: the first batch of prompts was still on its way.")
 
 
 def _ended(job: recorder.Recording) -> None:
-    title, says = ENDED[job.outcome]
+    title, says = NOTHING_YET if job.cancelled and not job.trace.exists() else ENDED[job.outcome]
     ui.section(title, says)
     if job.trace.exists():
         ui.html(
-            f'<p class="rw-says">{_link(job, f"Open {job.trace.name}")} <small>{escape(str(job.trace))}</small></p>'
+            f'<p class="rw-says">{_link(job, f"Open {legible(job.trace.name)}")} '
+            f"<small>{escape(legible(job.trace))}</small></p>"
         )
     _log(job)
     st.button("Record another", icon=":material/add:", key="record_again", on_click=_another)

@@ -25,7 +25,7 @@ VOCABULARY = "Does one expert take all occurrences of a token?"
 
 def render(here: Here) -> None:
     ui.heading(
-        f"{here.trace.name}  ·  run {here.run['run_id']}  ·  {here.run['name']}",
+        here.where,
         "Specialization",
         "Which experts go with which labels and tokens, and what tells one kind of text from another.",
     )

@@ -37,7 +37,7 @@ _running = threading.BoundedSemaphore(AT_ONCE)
 def render(here: Here) -> None:
     _adopt(here)
     ui.heading(
-        f"{here.trace.name}  ·  run {here.run_id}  ·  {here.run['name']}",
+        here.where,
         "SQL",
         "Ask the trace anything: one SELECT over the views on the right. It is read-only, sees nothing but this trace, "
         "and stops after 15 seconds.",

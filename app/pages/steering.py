@@ -27,7 +27,7 @@ TOKENS = ("most likely", "drawn")
 
 def render(here: Here) -> None:
     ui.heading(
-        f"{here.trace.name}  ·  run {here.run_id}  ·  {here.run['name']}",
+        here.where,
         "Steering",
         "Change which experts a model uses while it runs, and see what that does: the text it writes, what it thinks "
         "of the same text, and how much of that any random change of the same size would do.",

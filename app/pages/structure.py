@@ -26,7 +26,7 @@ RESAMPLES = 200  # a resample is a table of expert × expert for every layer: mo
 
 def render(here: Here) -> None:
     ui.heading(
-        f"{here.trace.name}  ·  run {here.run_id}  ·  {here.run['name']}",
+        here.where,
         "Structure",
         "Experts do not work alone: some are chosen together, some follow each other through the layers, some do "
         "nearly the same.",

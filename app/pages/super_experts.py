@@ -26,7 +26,7 @@ DEPTH = 0.75  # share of the model's layers that the rule looks at
 
 def render(here: Here) -> None:
     ui.heading(
-        f"{here.trace.name}  ·  run {here.run['run_id']}  ·  {here.run['name']}",
+        here.where,
         "Super experts",
         "A few experts can put out numbers far larger than all others, often for a token that says nothing; "
         "taking them away breaks some models.",

@@ -13,7 +13,7 @@ from app import charts, data, state, ui, words
 from app.components import cells, token_table
 from app.components.coloring import BY, colored
 from app.components.token_strip import KEY, strip_data, token_strip
-from app.components.token_text import visible
+from app.components.token_text import legible
 from app.formats import NOTHING, count, percent, plural
 from app.pages import Here, Page
 
@@ -27,7 +27,7 @@ FOUND = 100  # sequences offered at once; the search finds the others
 
 def render(here: Here) -> None:
     ui.heading(
-        f"{here.trace.name}  ·  run {here.run['run_id']}  ·  {here.run['name']}",
+        here.where,
         "Tokens",
         "The text as the model saw it. Choose a layer to see which expert each token went to; "
         "click a token, or use the arrow keys, to follow it through all layers.",
@@ -86,7 +86,7 @@ def _nothing_found(here: Here, words: str, label: str | None) -> None:
 
 def _sequence_name(row: dict[str, Any]) -> str:
     label = f"{row['label']} · " if _given(row["label"]) else ""
-    beginning = visible(row["beginning"][:70]).replace("␣", " ") if _given(row["beginning"]) else "text not kept"
+    beginning = legible(row["beginning"][:70]) if _given(row["beginning"]) else "text not kept"
     return f"{row['sequence_id']} · {label}{count(row['n_tokens'])} tokens · {beginning}"
 
 
@@ -112,7 +112,9 @@ def _pick_beside(here: Here, layer: int) -> tuple[int, int] | None:
     if not layers and not runs:
         return None
     names = {"": "nothing", **{name: name.replace(":", " ") for name in layers}}
-    names |= {f"run:{int(row.run_id)}": f"run {row.run_id} · {row.name}" for row in others.itertuples(index=False)}
+    names |= {
+        f"run:{int(row.run_id)}": f"run {row.run_id} · {legible(row.name)}" for row in others.itertuples(index=False)
+    }
     column, _ = st.columns([0.3, 0.7])
     with column:
         chosen = state.pick(
@@ -231,7 +233,7 @@ def _firing(here: Here, layer: int, expert: int) -> None:
             percent(row.n_fired / row.n_tokens),
             cells.bar(row.n_fired / row.n_tokens, wide=True),
             f"{count(row.n_fired)} of {count(row.n_tokens)}",
-            visible(row.beginning[:90]).replace("␣", " ") if _given(row.beginning) else "text not kept",
+            legible(row.beginning[:90]) if _given(row.beginning) else "text not kept",
         ]
         for row in found.itertuples()
     ]

@@ -29,7 +29,7 @@ SHOWN_P = (0.5, 0.7, 0.9)
 
 def render(here: Here) -> None:
     ui.heading(
-        f"{here.trace.name}  ·  run {here.run['run_id']}  ·  {here.run['name']}",
+        here.where,
         "Uncertainty",
         "Where in the model routers hesitate, over which kinds of text and which tokens, and how many experts a router "
         "would use that takes as many as it needs.",

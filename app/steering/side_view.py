@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from app import data
-from app.components.token_text import visible
+from app.components.token_text import legible, visible
 from app.formats import percent, plural
 from app.pages import Here
 
@@ -90,7 +90,9 @@ def _marked(side: Any, differences: Any, name: str) -> str:
 
 
 def _shown(token: str) -> str:
-    return escape(token if token.strip() else visible(token).replace("␣", " "))
+    """Lines and spaces as they are, where there is more than these; what could turn the text around as marks."""
+    lines = token.split("\n") if token.strip() else [token]
+    return escape("\n".join(legible(line) if line else "" for line in lines))
 
 
 def token_table(found: Any) -> pd.DataFrame:

@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ProbeError as error:
         return _say(error, 1)
     except KeyboardInterrupt:
-        return _say("interrupted; what was written up to here stays readable", 130)
+        return _say("interrupted; whatever was written up to here stays readable", 130)
     except BrokenPipeError:
         # The reader (head, less) has had enough. Python would complain again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from probes.recording.session import Feeder
     from store.batch import LayerInfo, RunInfo
     from store.writer import TraceWriter
+
+# tqdm's own, but always tokens per second, also where one takes longer than that.
+PROGRESS = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
 
 
 @dataclass(frozen=True)
@@ -199,15 +203,18 @@ class _Run:
     def _feed(self, feed: Feeder, writer: TraceWriter, done: int, progress: bool | None) -> None:
         from tqdm import tqdm
 
-        tokens = [sum(len(self.job.prompts[i].ids) for i in batch) for batch in self.job.batches]
+        prompts, new = self.job.prompts, self.options.max_new_tokens
+        tokens = list(accumulate(sum(len(prompts[i].ids) + new for i in batch) for batch in self.job.batches))
         hidden = None if progress is None else not progress  # None: shown on a terminal, silent in a pipe
         with tqdm(
-            total=sum(tokens), initial=sum(tokens[:done]), unit=" tokens", unit_scale=True, disable=hidden
-        ) as bar:
+            total=tokens[-1], initial=tokens[done - 1] if done else 0, unit=" tokens", unit_scale=True,
+            bar_format=PROGRESS, disable=hidden,
+        ) as bar:  # fmt: skip
+            feed.stepped = bar.update
             for index in range(done, len(self.job.batches)):
-                writer.write(feed.batch(index, [self.job.prompts[i] for i in self.job.batches[index]]))
+                writer.write(feed.batch(index, [prompts[i] for i in self.job.batches[index]]))
                 bar.set_postfix_str(f"{writer.bytes_written / 1e6:.1f} MB", refresh=False)
-                bar.update(tokens[index])
+                bar.update(tokens[index] - bar.n)  # its prompts, and what was not generated because it ended before
 
     def _info(self, feed: Feeder) -> RunInfo:
         from probes.recording.provenance import command_line, describe_model, software

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,7 @@ class Feeder:
     settings: RowSettings
     max_new_tokens: int
     steering: Steering | None = None
+    stepped: Callable[[int], Any] | None = None  # told the sequences of a batch each time they got another token
 
     def batch(self, index: int, group: Sequence[EncodedPrompt]) -> Batch:
         """Rows of one batch: a single pass over the prompts, or generation after them."""
@@ -88,6 +89,7 @@ class Feeder:
         mask = ids.new_ones(ids.shape) if mask is None else mask
         # All positions' logits, not only the last one's, so that the prompt's tokens get their log-probability too.
         keep = {"logits_to_keep": 0} if self.model._supports_logits_to_keep() and self.predictions else {}
+        keep |= {} if self.stepped is None else {"stopping_criteria": _every_step(self.stepped)}
         output = self._call(self.model.generate, inputs=ids, attention_mask=mask, generation_config=config, **keep)
         stops = {stop} if isinstance(stop, int) else set(stop or [])
         return [cut_after(row, stops) for row in output[:, ids.shape[1] :].cpu().numpy().astype(np.int32)]
@@ -119,6 +121,18 @@ class Feeder:
                 return function(**inputs)
         except torch.OutOfMemoryError as error:
             raise ProbeError("the device is out of memory; use a smaller --batch-size or --max-length") from error
+
+
+def _every_step(told: Callable[[int], Any]) -> Any:
+    """Stopping criteria that never stop: the one place where `generate` lets us hear of each of its steps."""
+    import torch
+    from transformers import StoppingCriteriaList
+
+    def never(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        told(len(ids))
+        return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+
+    return StoppingCriteriaList([never])
 
 
 def pad(

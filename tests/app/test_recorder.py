@@ -55,13 +55,24 @@ def test_cancelling_keeps_what_is_recorded(olmoe_folder, tmp_path):
     words = ["--capture", "ids", "--max-new-tokens", "60", "--batch-size", "1"]
     many = b"\n".join([PROMPTS] * 4)  # enough that it cannot be done before it is told to stop
     job = recorder.start(olmoe_folder, many, "p.jsonl", "cut", str(tmp_path), words)
-    wait(lambda: (found := job.progress()) is not None and found.share > 0)
+    wait(lambda: (found := job.progress()) is not None and found.share > 0.05)
     job.cancel()
     wait(lambda: not job.running)
     assert job.outcome == "cancelled"
     run = open_trace(job.trace).run()
     assert run["status"] == "interrupted"
     assert 0 < run["n_sequences"] < 24 * 4
+
+
+def test_cancelling_before_anything_is_kept(olmoe_folder, tmp_path):
+    """Within the first batch: what is generated is counted as it comes, and nothing is called recorded."""
+    words = ["--capture", "ids", "--max-new-tokens", "80", "--batch-size", "24"]
+    job = recorder.start(olmoe_folder, PROMPTS, "p.jsonl", "none", str(tmp_path), words)
+    wait(lambda: job.progress() is not None)
+    job.cancel()
+    wait(lambda: not job.running)
+    assert job.outcome == "cancelled"
+    assert not job.trace.exists()
 
 
 def test_a_failure_says_why(tmp_path):

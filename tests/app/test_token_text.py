@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.components.token_text import MAX_SHOWN, line_breaks, pieces, right_to_left, visible
+from app.components.token_text import MAX_SHOWN, legible, line_breaks, pieces, right_to_left, visible
 from tests.app.traces import HOSTILE
 
 
@@ -28,6 +28,14 @@ from tests.app.traces import HOSTILE
 )
 def test_visible(token, shown):
     assert visible(token) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("run  one", "run  one"), ("a␣b", "a␣b"), ("x\u202ey\n", "xU+202Ey⏎"), ("", "∅"), (7, "7"), ("a\x00b", "a␀b")],
+)
+def test_legible_keeps_spaces(name, shown):
+    assert legible(name) == shown
 
 
 def test_text_and_marks_are_told_apart():

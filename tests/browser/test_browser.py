@@ -29,7 +29,7 @@ def test_overview_shows_the_heatmap_and_asks_no_one_else(page, server):
     page.goto(server.address)
     page.wait_for_selector(".rw-title")
     page.wait_for_selector(".js-plotly-plot:not(.st-key-rw_fetch_plotly *) .heatmaplayer image")
-    comes_to(3, page.locator(".js-plotly-plot:not(.st-key-rw_fetch_plotly *)").count)
+    comes_to(4, page.locator(".js-plotly-plot:not(.st-key-rw_fetch_plotly *)").count)
     assert "example/tiny-moe" in page.inner_text(".rw-title")
     strangers = [url for url in page.requests if not url.startswith((server.address, "data:", "blob:"))]
     assert strangers == []

@@ -50,3 +50,24 @@ def test_from_an_upload_to_the_open_trace(page, browser, recording):
     other.goto(address)  # who is given the address sees it
     other.wait_for_selector("text=Open mine.duckdb")
     other.context.close()
+
+
+def test_cancelling_keeps_what_is_recorded(page, recording):
+    server, folder = recording
+    page.goto(f"{server.address}/record")
+    prompts = "\n".join(json.dumps({"text": f"{n}+{n}="}) for n in range(10, 99)) * 20
+    upload = {"name": "many.jsonl", "mimeType": "application/json", "buffer": prompts.encode()}
+    page.locator("[data-testid=stFileUploader] input").set_input_files(upload)
+    page.wait_for_selector("text=prompts, ")
+    page.get_by_label("Tokens to generate").fill("200")
+    page.get_by_label("Name of the trace").fill("ended")
+    page.get_by_role("button", name="Start").click()
+    page.get_by_text("Look at it while it grows").wait_for(timeout=90_000)
+    page.get_by_role("button", name="Cancel").click()
+    page.wait_for_selector("text=What was recorded by then is in the trace", timeout=60_000)
+    assert (folder / "ended.duckdb").is_file()
+    page.get_by_role("link", name="Open ended.duckdb").click()
+    page.wait_for_selector(".js-plotly-plot:not(.st-key-rw_fetch_plotly *) .heatmaplayer image")
+    tokens = page.inner_text(".rw-lead").split()[0]
+    assert 0 < int(tokens.replace(",", "")) < 89 * 20 * 200
+    assert page.errors == page.dialogs == []

@@ -27,6 +27,14 @@ def test_names_are_shown_all_the_same(open_page, evil):
     assert IMG in str(open_page([evil], "tokens").selectbox(key="pick_sequence").options)
 
 
+def test_a_name_cannot_turn_the_words_beside_it_around(open_page, evil):
+    """Bidirectional marks in the names of a file and a run are shown as what they are."""
+    text = sound(open_page([evil]))
+    line = text[text.index('class="rw-eyebrow"') :].split("</div>")[0]
+    assert "\u202e" not in line
+    assert "U+202Ex" in line
+
+
 def drawing(call, text):
     def script(call, text):
         import streamlit

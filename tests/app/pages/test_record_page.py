@@ -70,6 +70,8 @@ def test_cancel_and_again(open_page, olmoe_folder, tmp_path):
     wait(job)
     test.run()
     assert "Cancelled" in shown(test)
+    assert ("in the trace" in shown(test)) == job.trace.exists()
+    assert ("Nothing was recorded by then" in shown(test)) != job.trace.exists()
     test.button(key="record_again").click().run()
     assert not test.exception
     assert test.text_input(key="record_model")

@@ -80,6 +80,30 @@ def test_batches_do_not_change_what_is_recorded(trace, olmoe, tokenizer, prompts
     assert (one["position"] == two["position"]).all()
 
 
+def test_generation_tells_how_far_it_is_within_a_batch(olmoe, tokenizer, prompts_file, tmp_path, monkeypatch):
+    """Prompts and what is generated count; the bar ends at the whole also where texts end before."""
+    import tqdm
+
+    seen = []
+
+    class Bar(tqdm.tqdm):
+        def update(self, n=1):
+            seen.append(n)
+            return super().update(n)
+
+        def close(self):
+            ends.append((self.n, self.total))
+            super().close()
+
+    ends = []
+    monkeypatch.setattr(tqdm, "tqdm", Bar)
+    settings = {"tokenizer": tokenizer, "limit": 6, "batch_size": 3, "max_new_tokens": 5, "progress": True}
+    done = record(olmoe, prompts_file, tmp_path / "t.duckdb", **settings)
+    assert 3 in seen  # a step of a batch of three
+    assert len(seen) > 2  # more often than once a batch
+    assert ends[-1][0] == ends[-1][1] == sum(seen) >= done.tokens
+
+
 def test_generation_records_what_one_forward_over_the_whole_text_would(olmoe, tokenizer, prompts_file, tmp_path):
     path = tmp_path / "t.duckdb"
     record(olmoe, prompts_file, path, tokenizer=tokenizer, limit=5, max_new_tokens=6)
