@@ -1,7 +1,9 @@
 // The text as the model saw it, one element per token. Token text is data: it only ever becomes textContent or an
 // attribute, never markup. Selecting is a click, or the arrow keys (roving tabindex: one stop for the Tab key).
 
-const SETTLE_MS = 90; // arrow keys held down move at once here, and ask Python once they rest
+// Arrow keys move at once here. Python is asked at the first of them, and again when they rest.
+const SETTLE_MS = 90;
+const RESTED_MS = 250;
 
 const strips = new WeakMap();
 
@@ -9,18 +11,20 @@ export default function (component) {
   const { parentElement, data, setTriggerValue } = component;
   let strip = strips.get(parentElement);
   if (!strip) {
-    strip = { list: parentElement.querySelector(".strip"), id: null, timer: 0 };
+    strip = { list: parentElement.querySelector(".strip"), id: null, timer: 0, moved: -Infinity, pending: null, sent: [] };
     strips.set(parentElement, strip);
     listen(strip);
   }
-  strip.send = (position) => setTriggerValue("selected", position);
+  strip.send = (position) => {
+    strip.sent.push(position);
+    setTriggerValue("selected", position);
+  };
   strip.before = data.before; // the tokens just outside this page, if there are any
   strip.after = data.after;
   if (strip.id !== data.id) build(strip, data);
   paint(strip, data);
   if (strip.refocus && strip.selected >= 0) strip.tokens[strip.selected].focus({ preventScroll: true });
   strip.refocus = false;
-  return () => clearTimeout(strip.timer);
 }
 
 function build(strip, data) {
@@ -42,6 +46,7 @@ function build(strip, data) {
   strip.list.scrollTop = 0;
   strip.id = data.id;
   strip.selected = null;
+  settle(strip);
   strip.refocus = typing; // the keys went on to another page: stay on the keys
 }
 
@@ -63,7 +68,22 @@ function paint(strip, data) {
     element.title = token.note;
     element.setAttribute("aria-label", token.note);
   });
+  if (overtaken(strip, data.selected)) return;
+  settle(strip);
+  strip.answered = data.selected;
   mark(strip, strip.tokens.findIndex((element) => Number(element.dataset.position) === data.selected));
+}
+
+// Whether this is the answer to a choice that the reader has gone on from: it must not take them back.
+function overtaken(strip, selected) {
+  if (strip.pending === null || selected === strip.pending) return false;
+  return selected === strip.answered || strip.sent.includes(selected);
+}
+
+function settle(strip) {
+  clearTimeout(strip.timer);
+  strip.pending = null;
+  strip.sent = [];
 }
 
 // Show which token is selected; one token always stays reachable with the Tab key.
@@ -103,8 +123,15 @@ function choose(strip, index, wait) {
   if (!element) return;
   mark(strip, index);
   element.focus({ preventScroll: true });
+  strip.pending = Number(element.dataset.position);
   clearTimeout(strip.timer);
-  strip.timer = setTimeout(() => strip.send(Number(element.dataset.position)), wait);
+  const now = performance.now();
+  strip.timer = setTimeout(ask, now - strip.moved > RESTED_MS ? 0 : wait, strip);
+  strip.moved = now;
+}
+
+function ask(strip) {
+  if (strip.list.isConnected && strip.pending !== null) strip.send(strip.pending);
 }
 
 function target(strip, key) {

@@ -24,8 +24,9 @@ SAMPLED = 128  # sequences read for the width of the intervals: enough to know t
 def render(here: Here) -> None:
     _heading(here)
     load = data.load(here.trace, here.run_id)
-    if load["count"].any():
-        findings_section(here)
+    with st.container():  # one place, however much it holds: what stands below does not move when more is found
+        if load["count"].any():
+            findings_section(here)
     _tiles(here)
     if not load["count"].any():
         ui.nothing_yet(here.recording)

@@ -29,7 +29,7 @@ def test_overview_shows_the_heatmap_and_asks_no_one_else(page, server):
     page.goto(server.address)
     page.wait_for_selector(".rw-title")
     page.wait_for_selector(".js-plotly-plot:not(.st-key-rw_fetch_plotly *) .heatmaplayer image")
-    comes_to(4, page.locator(".js-plotly-plot:not(.st-key-rw_fetch_plotly *)").count)
+    comes_to(3, page.locator(".js-plotly-plot:not(.st-key-rw_fetch_plotly *)").count)
     assert "example/tiny-moe" in page.inner_text(".rw-title")
     strangers = [url for url in page.requests if not url.startswith((server.address, "data:", "blob:"))]
     assert strangers == []
@@ -59,6 +59,20 @@ def test_keys_move_from_token_to_token(page, server):
     page.keyboard.press("ArrowDown")
     wait_until(lambda: int(selected(page).get_attribute("data-position")) > 5)
     assert page.locator(f'{TOKEN}[tabindex="0"]').count() == 1
+
+
+@pytest.mark.parametrize("pause", [60, 110, 160, 210])
+def test_answers_that_come_late_do_not_take_the_reader_back(page, server, pause):
+    """However the keys and the answers meet, eight keys are eight tokens."""
+    open_tokens(page, server, "?token=0")
+    page.locator(TOKEN).first.focus()
+    for _ in range(8):
+        page.keyboard.press("ArrowRight")
+        page.wait_for_timeout(pause)
+    assert selected(page).get_attribute("data-position") == "8"
+    wait_until(lambda: choice(page, "token") == "8")
+    page.wait_for_timeout(500)
+    assert selected(page).get_attribute("data-position") == "8"
 
 
 def test_keys_go_on_to_the_next_page_of_a_long_sequence(page, server):
