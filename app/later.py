@@ -45,6 +45,7 @@ class Later:
         self._asked: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self._lock, self._most, self._again = threading.Lock(), most, again
         self._thread: threading.Thread | None = None
+        self.asked = 0  # questions so far that had no answer yet
 
     def ask(self, question: Hashable, find: Callable[[], Any]) -> Answer:
         """The answer of `find`; the same question is answered once, or anew a while after that failed."""
@@ -53,18 +54,18 @@ class Later:
             if known is None or time.monotonic() > known.failed_at + self._again:
                 known = self._answers[question] = Answer(find)
                 self._asked.put(known)
+                self.asked += 1
                 self._begin()
             self._answers.move_to_end(question)
             while len(self._answers) > self._most:
                 self._answers.popitem(last=False)
             return known
 
-    def wait(self, seconds: float) -> bool:
-        """Wait until all that was asked so far is found; whether there was anything to wait for."""
+    def wait(self, seconds: float) -> None:
+        """Wait until all that was asked so far is found."""
         with self._lock:
             open_ = [answer for answer in self._answers.values() if not answer.done()]
         wait(open_, timeout=seconds)
-        return bool(open_)
 
     def _begin(self) -> None:
         if self._thread is None:

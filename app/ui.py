@@ -162,6 +162,12 @@ def full_state(title: str, text: str, command: str = "") -> None:
     st.html(f'<div class="rw-state"><h2>{escape(title)}</h2><p>{escape(text)}</p>{code}</div>')
 
 
+def chart(figure: go.Figure, name: str, alt: str) -> None:
+    """A chart over the whole width; `name` is that of the file it is saved as, `alt` says in words what it shows."""
+    config = charts.modebar(name, image_format())
+    st.plotly_chart(figure, theme=None, width="stretch", config=config, key=f"chart_{name}", alt=alt)
+
+
 def chart_block(
     figure: go.Figure, *, name: str, alt: str, meanings: Sequence[tuple[str, str]], rows: pd.DataFrame
 ) -> None:
@@ -171,8 +177,7 @@ def chart_block(
     """
     left, right = st.columns([0.74, 0.26], gap="medium")
     with left:
-        config = charts.modebar(name, image_format())
-        st.plotly_chart(figure, theme=None, width="stretch", config=config, key=f"chart_{name}", alt=alt)
+        chart(figure, name, alt)
     with right:
         definition(meanings)
         data_buttons(name, rows)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 MOST_CROSSES = 2_048  # cells up to which a dropped expert is crossed out; beyond, the colour must do
+CROSS, WIDTH = 3.5, 620  # pixels: half of a cross, and about what a heat-map is wide
+# The strokes of a cross, and a gap: where its points are, in halves of its size.
+STROKES = np.array([[-1, -1], [1, 1], [np.nan, np.nan], [-1, 1], [1, -1], [np.nan, np.nan]])
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
 
@@ -45,19 +48,28 @@ def importance_heatmap(frame: pd.DataFrame, theme: str) -> go.Figure:
                       "outlinewidth": 0, "tickvals": [0, 0.5, 1], "ticktext": ["last", "middle", "first"]},
         )
     ]  # fmt: skip
+    height = int(np.clip(24 * len(layers) + 90, 240, 720))
     dropped = frame[~frame["keep"].astype(bool)]
     if len(frame) <= MOST_CROSSES:
-        mark = {"symbol": "x-thin", "size": 7, "line": {"width": 1.6, "color": COLORS[theme]["second"]}}
-        rows = [at[layer] for layer in dropped["layer"]]
+        rows = dropped["layer"].map(at).to_numpy(float)
+        arms = (CROSS * len(columns) / WIDTH, CROSS * len(layers) / (height - 70))
+        line = {"width": 1.6, "color": COLORS[theme]["second"], "simplify": False}
         traces.append(
-            go.Scatter(x=dropped["expert"], y=rows, mode="markers", marker=mark, hoverinfo="skip", showlegend=False)
-        )
-    figure = figure_of(theme, traces, height=int(np.clip(24 * len(layers) + 90, 240, 720)))
+            go.Scatter(**_crosses(dropped["expert"].to_numpy(float), rows, arms), mode="lines", line=line,
+                       hoverinfo="skip", showlegend=False)
+        )  # fmt: skip
+    figure = figure_of(theme, traces, height=height)
     figure.update_xaxes(title_text="expert", showgrid=False, **whole_ticks(len(columns)))
     every = max(1, -(-len(layers) // 24))
     ticks = {"tickvals": np.arange(0, len(layers), every), "ticktext": [str(layer) for layer in layers[::every]]}
     figure.update_yaxes(title_text="layer", showgrid=False, range=[len(layers) - 0.5, -0.5], **ticks)
     return figure
+
+
+def _crosses(x: np.ndarray, y: np.ndarray, arms: tuple[float, float]) -> dict[str, np.ndarray]:
+    """Crosses as one line with gaps: a browser draws it at once, but hundreds of markers one by one."""
+    wide, high = np.minimum(arms, 0.35)[:, None] * STROKES.T
+    return {"x": (x[:, None] + wide).ravel(), "y": (y[:, None] + high).ravel()}
 
 
 def agreement_matrix(mean: pd.DataFrame, theme: str, *, names: dict[str, str]) -> go.Figure:
@@ -75,8 +87,8 @@ def agreement_matrix(mean: pd.DataFrame, theme: str, *, names: dict[str, str]) -
         colorscale=scale("sequential", theme), hovertemplate=hover, showscale=False, textfont={"size": 13},
     )  # fmt: skip
     figure = figure_of(theme, [heatmap], height=90 + 44 * len(order))
-    figure.update_xaxes(showgrid=False, side="bottom", tickangle=0 if len(order) <= 6 else -35)
-    figure.update_yaxes(showgrid=False, autorange="reversed")
+    figure.update_xaxes(showgrid=False, side="bottom", tickangle=0 if len(order) <= 6 else -35, automargin=True)
+    figure.update_yaxes(showgrid=False, autorange="reversed", automargin=True)
     return figure
 
 

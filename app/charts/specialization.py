@@ -53,7 +53,8 @@ def label_heatmap(
         tickfont={"size": 12 if len(shown) <= 32 else 10},
     )  # fmt: skip
     names = [plain(shortened(label)) for label in grid.index]
-    figure.update_yaxes(showgrid=False, autorange="reversed", tickvals=np.arange(len(grid)), ticktext=names)
+    named = {"tickvals": np.arange(len(grid)), "ticktext": names, "automargin": True}
+    figure.update_yaxes(showgrid=False, autorange="reversed", **named)
     return figure
 
 
@@ -90,8 +91,9 @@ def contrast_bars(frame: pd.DataFrame, theme: str, *, name: str, sides: tuple[st
         names = [f"{layer}·{expert}" for layer, expert in zip(frame["layer"], frame["expert"], strict=True)]
     what = "" if "name" in frame else "layer·expert"
     figure.update_yaxes(
-        title_text=what, autorange="reversed", tickvals=np.arange(len(frame)), ticktext=names, showgrid=False
-    )
+        title_text=what, autorange="reversed", tickvals=np.arange(len(frame)), ticktext=names, showgrid=False,
+        automargin=True,
+    )  # fmt: skip
     figure.update_xaxes(title_text=name, nticks=7, zeroline=True, zerolinecolor=colors["quiet"])
     for side, text, x in ((1, sides[0], 1.0), (0, sides[1], 0.0)) if sides else ():
         arrow = f"more in {plain(shortened(text))} →" if side else f"← more in {plain(shortened(text))}"
@@ -135,7 +137,7 @@ def atlas(points: pd.DataFrame, theme: str, *, by: str, kind: str, num_experts: 
     figure = figure_of(theme, traces, height=560)
     for axis in (figure.update_xaxes, figure.update_yaxes):
         axis(showticklabels=False, showgrid=False, ticks="", title_text="", showline=False)
-    figure.update_layout(legend={"itemsizing": "constant"})
+    figure.update_layout(legend={"itemsizing": "constant"}, margin={"l": 8, "b": 8})
     return figure
 
 

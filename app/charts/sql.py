@@ -29,8 +29,8 @@ def quick_chart(rows: pd.DataFrame, theme: str, *, kind: str, x: str, y: str, co
     rows = rows.head(MOST_ROWS)
     traces = _heat(rows, theme, x, y, color) if kind == "heat-map" else _series(rows, theme, kind, x, y, color)
     figure = figure_of(theme, traces, height=400)
-    figure.update_xaxes(title_text=_short(x), showgrid=False, **_axis(rows[x], most=24))
-    figure.update_yaxes(title_text=_short(y), **_axis(rows[y], most=24))
+    figure.update_xaxes(title_text=_short(x), showgrid=False, automargin=True, **_axis(rows[x], most=24))
+    figure.update_yaxes(title_text=_short(y), automargin=True, **_axis(rows[y], most=24))
     if kind == "bars":
         figure.update_layout(barmode="group", bargap=0.2)
         if _is_number(rows[y]):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 MEASURES = ("npmi", "lift", "conditional", "similarity")  # of a pair of experts
 NAMES = {"npmi": "nPMI", "lift": "lift, log₂", "conditional": "share", "similarity": "cosine"}
 CURVE = 24  # points of a drawn tie
+STRENGTHS = 8  # of ties: each is a trace, and takes its time to draw
 PAD, GAP = 11, 0.026  # between the experts of a flow chart: pixels, and the same as a share of its height
 
 
@@ -67,7 +68,7 @@ def pair_heatmap(frame: pd.DataFrame, theme: str, *, measure: str, order: list[i
 def tie_graph(
     ties: pd.DataFrame, load: pd.DataFrame, theme: str, *, order: list[int], chosen: int | None = None
 ) -> go.Figure:
-    """Experts on a circle, in `order`; a curve for each tie, thicker where it is stronger.
+    """Experts on a circle, in `order`; a curve for each tie, thicker where it is stronger, in `STRENGTHS` steps.
 
     `ties`: expert, other, npmi, n_ij, each pair once; `load`: expert, share. With an expert `chosen` only its ties are
     in colour.
@@ -77,24 +78,21 @@ def tie_graph(
     colors, n = COLORS[theme], len(order)
     angle = {expert: 2 * np.pi * at / n for at, expert in enumerate(order)}
     strongest = float(ties["npmi"].max()) if len(ties) else 1.0
+    level = np.ceil(STRENGTHS * ties["npmi"] / strongest).clip(lower=1)
+    mine = pd.Series(True, ties.index) if chosen is None else (ties[["expert", "other"]] == chosen).any(axis=1)
     traces: list[Any] = []
-    for tie in ties.sort_values("npmi").itertuples():
-        mine = chosen is None or chosen in (tie.expert, tie.other)
-        x, y = _tie(angle[tie.expert], angle[tie.other])
-        text = (
-            f"<b>experts {tie.expert} and {tie.other}</b><br>nPMI {number(tie.npmi)}<br>"
-            f"{count(tie.n_ij)} tokens chose both"
-        )
-        style = {"width": 0.8 + 5 * tie.npmi / strongest, "color": colors["accent"] if mine else colors["line"]}
-        traces.append(
-            go.Scatter(x=x, y=y, mode="lines", line=style, opacity=0.25 + 0.6 * tie.npmi / strongest if mine else 0.5,
-                       hoverinfo="text", text=text, showlegend=False)
-        )  # fmt: skip
+    for (own, strength), alike in ties.groupby([mine, level]):  # the strongest last, on top, and those of `chosen`
+        share = strength / STRENGTHS
+        line = {"width": 0.8 + 5 * share, "color": colors["accent"] if own else colors["line"]}
+        opacity = 0.25 + 0.6 * share if own else 0.5
+        traces.append(go.Scatter(**_curves(alike, angle), mode="lines", line=line, opacity=opacity, hoverinfo="text",
+                                 showlegend=False))  # fmt: skip
     traces.append(_nodes(load, order, angle, theme, chosen))
     figure = figure_of(theme, traces, height=560)
     hidden = {"visible": False, "range": [-1.22, 1.22]}
     figure.update_xaxes(**hidden, constrain="domain")
     figure.update_yaxes(**hidden, scaleanchor="x", constrain="domain")
+    figure.update_layout(margin={"l": 8, "r": 8, "b": 8})
     return figure
 
 
@@ -209,6 +207,18 @@ def _pair_hovers(grid: np.ndarray, counted: np.ndarray | None, measure: str, ord
         return f"<b>experts {order[i]} and {order[j]}</b><br>{what}{more}"
 
     return [[hover(i, j) for j in range(len(order))] for i in range(len(order))]
+
+
+def _curves(ties: pd.DataFrame, angle: dict[int, float]) -> dict[str, Any]:
+    """All these ties as one line with gaps: x, y, and what each says."""
+    xs, ys, texts = [], [], []
+    for tie in ties.itertuples():
+        x, y = _tie(angle[tie.expert], angle[tie.other])
+        says = f"<b>experts {tie.expert} and {tie.other}</b><br>nPMI {number(tie.npmi)}<br>"
+        xs += [*x, np.nan]
+        ys += [*y, np.nan]
+        texts += [f"{says}{count(tie.n_ij)} tokens chose both"] * (len(x) + 1)
+    return {"x": xs, "y": ys, "text": texts}
 
 
 def _tie(first: float, second: float) -> tuple[np.ndarray, np.ndarray]:

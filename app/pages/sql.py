@@ -184,14 +184,8 @@ def _chart(frame: pd.DataFrame) -> None:
     with color_column:
         color = state.pick("Colour", "color", ["", *columns], shown=lambda name: name or "none") or None
     says = f"{kind} of {y} over {x}, {count(min(len(frame), MOST_ROWS))} of {count(len(frame))} rows."
-    st.plotly_chart(
-        charts.quick_chart(frame, ui.theme(), kind=kind, x=x, y=y, color=color),
-        theme=None,
-        width="stretch",
-        config=charts.modebar("query", ui.image_format()),
-        key="chart_query",
-        alt=f"Chart of the query's rows: {says}",
-    )
+    figure = charts.quick_chart(frame, ui.theme(), kind=kind, x=x, y=y, color=color)
+    ui.chart(figure, "query", f"Chart of the query's rows: {says}")
     ui.quiet(f"{says[0].upper()}{says[1:]}")
 
 

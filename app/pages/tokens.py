@@ -293,14 +293,8 @@ def _unsure(here: Here, sequence: int, through: pd.DataFrame) -> None:
     frame = through[["layer", "entropy"]].rename(columns={"entropy": "value"})
     frame = frame.merge(mean[["layer", "entropy", "n"]].rename(columns={"entropy": "mean"}), on="layer", how="left")
     says = words.token_entropy(frame)
-    st.plotly_chart(
-        data.once(charts.token_curve, frame, ui.theme(), name="entropy (nats)"),
-        theme=None,
-        width="stretch",
-        config=charts.modebar("token-entropy", ui.image_format()),
-        key="chart_token_entropy",
-        alt=f"Routing entropy of the chosen token by layer. {says}",
-    )
+    figure = data.once(charts.token_curve, frame, ui.theme(), name="entropy (nats)")
+    ui.chart(figure, "token-entropy", f"Routing entropy of the chosen token by layer. {says}")
     ui.definition([("Entropy", "H = −Σ p ln p over all experts of a layer: 0 = certain."), ("", says)])
 
 

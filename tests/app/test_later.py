@@ -45,12 +45,14 @@ def test_answers_asked_for_longest_ago_are_forgotten():
 
 def test_who_has_no_time_for_later_waits():
     later, gate = Later(), threading.Event()
-    assert not later.wait(5)  # nothing was asked
+    later.wait(5)  # nothing was asked
+    assert later.asked == 0
     answers = [later.ask(number, gate.wait) for number in range(3)]
     threading.Timer(0.05, gate.set).start()
-    assert later.wait(5)
+    later.wait(5)
     assert all(answer.done() for answer in answers)
-    assert not later.wait(5)
+    assert later.ask(1, gate.wait) is answers[1]
+    assert later.asked == 3
 
 
 def test_the_end_of_the_program_waits_for_the_answer_in_hand_alone():

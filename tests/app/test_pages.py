@@ -19,7 +19,8 @@ from tests.app.traces import Shape, batches, open_writer, recording_trace, write
 
 def charts_of(test):
     """Keys of the charts on a page, and what each says to who cannot see it."""
-    return {element.proto.id.split("-")[-1]: element.proto for element in test.get("plotly_chart") if element.proto.alt}
+    charts = [element.proto for element in test.get("plotly_chart") if element.proto.alt]
+    return {"chart_" + proto.id.split("-chart_")[-1]: proto for proto in charts}
 
 
 def strips_of(test):
@@ -125,7 +126,7 @@ class TestTokens:
         assert text.count("rw-chip") == 4 * 2
         assert "position 5 (0 to 59)" in text
         assert "norm" in text
-        assert "chart_token_entropy" in charts_of(test)
+        assert "chart_token-entropy" in charts_of(test)
 
     @pytest.mark.parametrize("by", ["expert", "entropy", "margin", "weight", "surprisal"])
     def test_colours(self, open_page, traces, by):
@@ -145,7 +146,7 @@ class TestTokens:
         test = open_page([traces["bare"]], "tokens", by="entropy", token=3)
         assert not test.exception
         assert "No entropy here" in shown(test)
-        assert "chart_token_entropy" not in charts_of(test)
+        assert "chart_token-entropy" not in charts_of(test)
 
     def test_hostile_tokens_stay_text(self, open_page, traces):
         test = open_page([traces["hostile"]], "tokens", sequence=0)

@@ -6,7 +6,7 @@ from tests.app.pages.states import PAGES, charts_of, sound
 
 CHARTS = {
     "overview": {"load", "entropy", "balance"},
-    "tokens": {"token_entropy", "token-logits"},
+    "tokens": {"token-entropy", "token-logits"},
     "experts": {"expert-labels"},
     "specialization": {"labels", "label-depth", "contrast"},
     "consistency": {"srp", "caches", "budget"},

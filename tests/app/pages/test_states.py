@@ -143,7 +143,7 @@ def test_small_traces(open_page, small, name, page):
 
 NEED_LOGITS = {
     "overview": {"chart_entropy"},
-    "tokens": {"chart_token_entropy", "chart_token-logits"},
+    "tokens": {"chart_token-entropy", "chart_token-logits"},
     "uncertainty": {"chart_uncertainty", "chart_top-p", "chart_needed"},
 }
 

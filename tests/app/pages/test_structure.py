@@ -144,7 +144,15 @@ def test_ties_flows_and_clusters_become_figures(theme):
     load = pd.DataFrame({"expert": range(6), "share": 1 / 6})
     ties = _ties(pairs_frame())
     figure = charts.tie_graph(ties, load, theme, order=list(range(6)), chosen=0)
-    assert len(figure.data) == len(ties) + 1 == 4
+    lines, dots = figure.data[:-1], figure.data[-1]
+    assert len(dots.x) == 6
+    assert sum(np.isnan(np.asarray(line.x, float)).sum() for line in lines) == len(ties) == 3
+    said = {text.split("<br>")[0] for line in lines for text in line.text}
+    assert said == {f"<b>experts {a} and {b}</b>" for a, b in zip(ties["expert"], ties["other"], strict=True)}
+    widths = {line.line.color: [] for line in lines}
+    for line in lines:
+        widths[line.line.color].append(line.line.width)
+    assert all(found == sorted(found) for found in widths.values())  # the strongest on top
     flows = pd.DataFrame({"layer": [0, 1], "expert": [1, 2], "next_layer": [1, 2], "next_expert": [2, 0], "n": [5, 6],
                           "share": 0.5, "lift": 2.0})  # fmt: skip
     sankey = charts.flow_sankey(flows, theme, num_experts=3).data[0]
