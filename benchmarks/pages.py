@@ -22,7 +22,8 @@ FIRST_VIEW, INTERACTION, MEMORY = 2.0, 0.3, 1024.0
 # What people do on each page, first to last; where the first page of a session matters less than what comes after.
 ACTIONS: dict[str, dict[str, Action]] = {
     "overview": {"measure of balance": choose("gini")},
-    "tokens": {"next token": press(".token", "ArrowRight"), "layer": select("Layer")},
+    "tokens": {"a token": press(".token", "ArrowRight"), "next token": press(".token", "ArrowRight"),
+               "layer": select("Layer")},
     "experts": {"expert": select("Expert"), "layer": select("Layer")},
     "specialization": {"order": choose("numbers"), "layer": select("Layer")},
     "consistency": {"policy": choose("LFU"), "one expert's size": enter("One expert", 6), "layer": select("Look at")},
