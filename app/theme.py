@@ -65,7 +65,7 @@ def streamlit_options() -> dict[str, str]:
 
 # Room for numbers and a title beside an axis. Plotly finds out by itself how much is needed (automargin), but draws
 # every axis several times for it: half the time a chart takes. So only axes that carry names ask for it.
-MARGIN = {"l": 72, "r": 16, "t": 12, "b": 52}
+MARGIN = {"l": 72, "r": 16, "t": 12, "b": 56}
 
 
 @lru_cache(maxsize=2)
@@ -83,7 +83,7 @@ def template(theme: str) -> go.layout.Template:
             colorway=[colors["accent"], colors["second"], colors["good"], colors["quiet"]],
             colorscale={"sequential": scale("sequential", theme), "diverging": scale("diverging", theme)},
             margin=MARGIN,
-            xaxis=axis,
+            xaxis=axis | {"ticklabelstandoff": 4},  # clear of the number at the foot of the other axis
             yaxis=axis,
             hoverlabel={
                 "font": {"family": FONT, "size": 14, "color": colors["ink"]},
