@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
+from app.components.own import component
 from app.components.token_text import line_breaks, pieces, right_to_left
 from app.palette import luminance
 
 KEY = "token_strip"
-_FILES = Path(__file__).parent
+HTML = '<div class="strip" role="listbox" tabindex="-1"></div>'
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def token_strip(data: dict[str, Any], on_select: Callable[[int], None], key: str
         if isinstance(position, int):
             on_select(position)
 
-    _component()(key=key, data=data, on_selected_change=selected)
+    component("token_strip", HTML)(key=key, data=data, on_selected_change=selected)
 
 
 def _entry(token: Shown) -> dict[str, Any]:
@@ -77,15 +76,3 @@ def _entry(token: Shown) -> dict[str, Any]:
         "faded": token.faded,
         "note": token.note,
     }
-
-
-@lru_cache(maxsize=1)
-def _component() -> Any:
-    import streamlit as st
-
-    return st.components.v2.component(
-        "router_workbench_token_strip",
-        html='<div class="strip" role="listbox" tabindex="-1"></div>',
-        css=(_FILES / "token_strip.css").read_text("utf-8"),
-        js=(_FILES / "token_strip.js").read_text("utf-8"),
-    )
