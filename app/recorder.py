@@ -49,12 +49,14 @@ _lock = threading.Lock()
 
 @dataclass(frozen=True)
 class Progress:
-    """share 0..1 of the tokens; done and total as text; what the terminal says of time, speed and size."""
+    """share 0..1 of the tokens; done and total as text; what the terminal says of time, speed and size; `kept`: whether
+    a batch is in the trace already."""
 
     share: float
     done: str
     total: str
     says: str
+    kept: bool
 
 
 @dataclass
@@ -93,7 +95,7 @@ class Recording:
         """How far it is; None before the first token."""
         for line in reversed(self.lines):
             if found := _BAR.search(line):
-                return Progress(int(found[1]) / 100, found[2], found[3], _spelled(found[4]))
+                return Progress(int(found[1]) / 100, found[2], found[3], _spelled(found[4]), found[4].endswith(" MB"))
         return None
 
     def cancel(self) -> None:

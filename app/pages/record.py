@@ -173,7 +173,7 @@ def _shown(job: recorder.Recording) -> None:
     ui.section(title, str(job.trace))
     share = 0.0 if found is None else found.share
     st.progress(share, text=f"{found.done} of {found.total} tokens · {found.says}" if found else "no token yet")
-    if found:
+    if found and found.kept:
         ui.html(f'<p class="rw-says">{_link(job, "Look at it while it grows")}</p>')
     _log(job)
 

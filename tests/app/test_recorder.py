@@ -48,6 +48,7 @@ def test_records_and_tells_how_far_it_is(olmoe_folder, tmp_path):
     assert found is not None
     assert found.share == 1.0
     assert "tokens/s" in found.says
+    assert found.kept
     assert not any("%|" in line for line in job.log())
 
 
@@ -69,6 +70,7 @@ def test_cancelling_before_anything_is_kept(olmoe_folder, tmp_path):
     words = ["--capture", "ids", "--max-new-tokens", "80", "--batch-size", "24"]
     job = recorder.start(olmoe_folder, PROMPTS, "p.jsonl", "none", str(tmp_path), words)
     wait(lambda: job.progress() is not None)
+    assert not job.progress().kept
     job.cancel()
     wait(lambda: not job.running)
     assert job.outcome == "cancelled"
