@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import sys
 import threading
@@ -22,6 +23,7 @@ METRICS = ("srp", "sch", "cache_hit_rate", "cross_layer")  # whose compiled part
 def prepare(words: Sequence[str]) -> None:
     """Everything that can be done before somebody looks, what all pages need first. `words`: of the command line."""
     warm()
+    _keep()
     first_answers(words)
 
 
@@ -49,6 +51,13 @@ def _load_kernels() -> None:
     experts = np.zeros((2, 2, 1), np.int16)
     for name in METRICS:
         getattr(metrics, name)(experts=experts, num_experts=2, sequence_id=np.zeros(2, np.int64))
+
+
+def _keep() -> None:
+    """What is loaded now stays. Streamlit collects garbage after every run, before the browser hears the end of it:
+    a tenth of a second each time, were all of this gone through again."""
+    gc.collect()
+    gc.freeze()
 
 
 def first_answers(words: Sequence[str]) -> None:

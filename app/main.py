@@ -10,6 +10,7 @@ from typing import Any
 import streamlit as st
 
 from app import data, state, ui
+from app.components.page_change import keep_page_change
 from app.components.theme_watch import watch_theme
 from app.components.token_text import legible
 from app.formats import count, date
@@ -39,6 +40,7 @@ def main() -> None:
 def _shown(page: Page, render: Callable[[Any], None]) -> Callable[[], None]:
     def draw() -> None:
         ui.begin()
+        keep_page_change()  # before the page: it may be left at once
         if page.charts:
             ui.fetch_plotly()  # while the page's answers are being found
         state.carry_over(page.name)

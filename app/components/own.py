@@ -11,8 +11,11 @@ _FILES = Path(__file__).parent
 
 @lru_cache
 def component(name: str, html: str) -> Any:
-    """The component of `name`.css and `name`.js, told to Streamlit once; call it to put it on a page."""
+    """The component of `name`.js and, where it has a look, `name`.css, told to Streamlit once; call it to put it on a
+    page."""
     import streamlit as st
 
-    css, js = ((_FILES / f"{name}.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    look = _FILES / f"{name}.css"
+    css = look.read_text("utf-8") if look.exists() else None
+    js = (_FILES / f"{name}.js").read_text("utf-8")
     return st.components.v2.component(f"router_workbench_{name}", html=html, css=css, js=js)

@@ -67,6 +67,7 @@ def test_a_trace_that_goes_while_it_is_shown(page, tmp_path):
             page.wait_for_selector("text=How many experts would top-p use?")
             page.wait_for_selector('[data-testid="stStatusWidget"]', state="detached", timeout=30_000)
             gone.unlink()
+            page.get_by_role("combobox").nth(1).scroll_into_view_if_needed()  # scrolling would close its list
             page.get_by_role("combobox").nth(1).click()
             page.get_by_role("option", name="layer 1").click()
             wait_until(lambda: page.locator(".rw-problem, .rw-state, [data-testid=stException]").count(), 15)
