@@ -95,7 +95,8 @@ class Recording:
         """How far it is; None before the first token."""
         for line in reversed(self.lines):
             if found := _BAR.search(line):
-                return Progress(int(found[1]) / 100, found[2], found[3], _spelled(found[4]), found[4].endswith(" MB"))
+                kept = found[4].endswith(" MB")  # the bar says a size once there is one
+                return Progress(int(found[1]) / 100, found[2], found[3], _spelled(found[4]), kept)
         return None
 
     def cancel(self) -> None:

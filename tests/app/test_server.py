@@ -124,3 +124,14 @@ def test_what_stands_out_is_found_before_somebody_looks(tmp_path):
         "assert found and n\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=server.ROOT)
+
+
+def test_what_is_loaded_at_the_start_is_not_gone_through_for_garbage():
+    """Streamlit collects after every run, and the browser waits for the end of it."""
+    code = (
+        "import gc\n"
+        "from app import launch\n"
+        "launch.prepare([])\n"
+        "assert gc.get_freeze_count() > 10 * len(gc.get_objects())\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=server.ROOT)
