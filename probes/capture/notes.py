@@ -13,6 +13,7 @@ def notes(model: Any, layers: Sequence[LayerReport]) -> Iterator[str]:
     """One sentence each, only those that apply."""
     yield from _code(model, layers)
     yield from _weights(model)
+    yield from _plain_experts(model, layers)
     if getattr(model, "use_kernels", False):
         yield "hub kernels are in use and may replace routers or experts; load it with use_kernels=False"
     if getattr(getattr(model, "generation_config", None), "cache_implementation", None) == "static":
@@ -46,3 +47,21 @@ def _weights(model: Any) -> Iterator[str]:
         yield "some weights are offloaded; they are on their device only while they run"
     if len({p.device for p in model.parameters()}) > 1:
         yield "it is spread over several devices; each pass is collected from all of them"
+
+
+def _plain_experts(model: Any, layers: Sequence[LayerReport]) -> Iterator[str]:
+    """Quantizers that look for `nn.Linear` pass by the experts' 3-D parameters (findings/quantizers_skip_moe_experts.sh)."""
+    experts = {id(p): p for r in layers for p in r.found.parts.experts.parameters()}
+    if not experts or any(_is_quantized(p) for p in experts.values()):
+        return
+    if any(_is_quantized(p) for p in model.parameters() if id(p) not in experts):
+        dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in experts.values()})
+        yield f"its experts are not quantised: their weights are {', '.join(dtypes)}, though other weights are quantised"
+
+
+def _is_quantized(parameter: Any) -> bool:
+    """Whether a parameter holds integers, or is of a tensor class of a quantizer's own."""
+    import torch
+
+    own = {type(parameter), type(parameter.data)} - {torch.Tensor, torch.nn.Parameter}
+    return bool(own) or not parameter.is_floating_point()
