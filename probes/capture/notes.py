@@ -50,13 +50,13 @@ def _weights(model: Any) -> Iterator[str]:
 
 
 def _plain_experts(model: Any, layers: Sequence[LayerReport]) -> Iterator[str]:
-    """Quantizers that look for `nn.Linear` pass by the experts' 3-D parameters (findings/quantizers_skip_moe_experts.sh)."""
+    """Quantizers that look for `nn.Linear` skip 3-D experts (findings/quantizers_skip_moe_experts.sh)."""
     experts = {id(p): p for r in layers for p in r.found.parts.experts.parameters()}
     if not experts or any(_is_quantized(p) for p in experts.values()):
         return
     if any(_is_quantized(p) for p in model.parameters() if id(p) not in experts):
         dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in experts.values()})
-        yield f"its experts are not quantised: their weights are {', '.join(dtypes)}, though other weights are quantised"
+        yield f"its experts are not quantised: their weights are {', '.join(dtypes)}; other weights are quantised"
 
 
 def _is_quantized(parameter: Any) -> bool:

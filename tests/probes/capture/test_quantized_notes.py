@@ -18,7 +18,7 @@ def _quantized(model):
 @pytest.mark.filterwarnings("ignore")
 def test_experts_left_in_full_precision_are_named(olmoe):
     notes = self_test(_quantized(olmoe)).notes
-    assert "its experts are not quantised: their weights are float32, though other weights are quantised" in notes
+    assert "its experts are not quantised: their weights are float32; other weights are quantised" in notes
 
 
 @pytest.mark.filterwarnings("ignore")
