@@ -57,15 +57,30 @@ def load_skeleton(
     return skeleton.eval(), tokenizer
 
 
+def load_config(model: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """(configuration, tokenizer) of a model: what its files say before any weight is read. Raises ProbeError."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    name, options = _checked(model), {"revision": revision, "trust_remote_code": trust_remote_code}
+    with _one_line(name):
+        return AutoConfig.from_pretrained(name, **options), AutoTokenizer.from_pretrained(name, **options)
+
+
+def check_folder(model: str | Path) -> Path | None:
+    """The folder of a model, with everything in it that is needed; None for a hub name. Raises ProbeError."""
+    folder = _folder(str(model))
+    if folder is not None:
+        _check_folder(folder)
+    return folder
+
+
 def _checked(model: str | Path) -> str:
     """The model's name, after a look at its folder if it is one."""
     from transformers.utils import logging
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # loading bars belong on a terminal, not into a log
-    folder = _folder(str(model))
-    if folder is not None:
-        _check_folder(folder)
+    check_folder(model)
     return str(model)
 
 

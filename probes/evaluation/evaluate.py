@@ -176,7 +176,7 @@ def _settings(source: str, model: Any, tokenizer: Any, items: list[Item], scorer
     from probes.recording.provenance import describe_model, software
     from probes.steering import active
 
-    described = describe_model(model, tokenizer, source, None)
+    described = describe_model(model, source, None)
     return {
         **{name: described[name] for name in ("model", "revision", "dtype", "weights_fingerprint", "tokenizer_hash")},
         "versions": {name: software()[name] for name in ("torch", "transformers")},
