@@ -52,8 +52,39 @@ def self_test(model: Any, *, again: bool = False) -> Report:
 
 
 def _state(model: Any) -> tuple[Any, ...]:
-    """What a remembered report depends on."""
-    return (model.training, getattr(model, "dtype", None), experts_implementation(model))
+    """What a remembered report depends on: every module, the shape of its weights, and what the routers go by.
+
+    A module that was replaced is seen although Python may give the new one the old one's address: the report itself
+    keeps the modules it speaks of.
+    """
+    modules = tuple((name, id(module), *_outside(module)) for name, module in model.named_modules())
+    layers = tuple(
+        (found.module, found.num_experts, found.top_k, repr(found.parameters), *map(_numbers, _own(found)))
+        for found in discover(model)
+    )
+    return (model.training, getattr(model, "dtype", None), experts_implementation(model), modules, layers)
+
+
+def _outside(module: Any) -> tuple[Any, ...]:
+    """Class, replaced `forward`, and the shape, type and place of each weight of a module itself."""
+    weights = tuple((name, tuple(w.shape), w.dtype, w.device, type(w)) for name, w in _weights(module))
+    return type(module), id(vars(module).get("forward")), weights
+
+
+def _weights(module: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    kept = {**module._parameters, **module._buffers}
+    yield from ((name, weight) for name, weight in kept.items() if weight is not None)
+
+
+def _own(found: MoELayer) -> Iterator[Any]:
+    """The modules of one layer that decide its routing."""
+    yield from (m for m in (found.parts.router, found.parts.experts, found.parts.block) if m is not None)
+
+
+def _numbers(module: Any) -> tuple[Any, ...]:
+    """Plain settings of a module that anybody may have changed, but for what our own hooks put there."""
+    kept = vars(module).items()
+    return tuple((name, v) for name, v in kept if isinstance(v, int | float | str) and name not in Hooks.OWN_NAMES)
 
 
 def experts_implementation(model: Any) -> str | None:

@@ -103,7 +103,7 @@ def _adapter(module: Any) -> tuple[Any, ...]:
 
 
 def _config(model: Any) -> Any:
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if not hasattr(config, "to_json_string"):
         return None
     return _of_the_model(json.loads(config.to_json_string(use_diff=True)))
