@@ -121,6 +121,16 @@ def _kind(value: Any) -> str:
     return type(value).__name__ if "object at 0x" in repr(value) else repr(value)
 
 
+def stored_checkpoint(model: Any) -> tuple[str, bool] | None:
+    """`checkpoint_fingerprint` of a model's folder; None for a loaded model or a hub name. ProbeError for no model."""
+    if not isinstance(model, str | Path):
+        return None
+    from probes.model import check_folder
+
+    folder = check_folder(model)
+    return None if folder is None else checkpoint_fingerprint(folder)
+
+
 def checkpoint_fingerprint(folder: Path) -> tuple[str, bool]:
     """(a hash of a model folder's configuration and weights, whether every byte of them was read).
 

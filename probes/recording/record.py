@@ -13,6 +13,7 @@ from probes.errors import ProbeError
 from probes.interventions.spec import Spec, parse_all
 from probes.prompts import BadPrompt, Prompts, read_prompts
 from probes.recording.encode import EncodedPrompt, context_length, encode_prompts
+from probes.recording.fingerprints import stored_checkpoint
 from probes.recording.identity import Identity, Ours, plan_fingerprint
 from probes.recording.options import RecordOptions, check_options, parse_capture
 from probes.recording.plan import plan_batches, take_shard
@@ -109,7 +110,7 @@ def record(
     check_baseline(Path(out), baseline)
     source = str(model) if isinstance(model, str | Path) else getattr(model.config, "_name_or_path", "") or "in memory"
     out = Path(out)
-    checkpoint = _checkpoint(model)
+    checkpoint = stored_checkpoint(model)
     if not resume:
         refuse_interrupted(out)
     elif checkpoint is not None and out.exists():
@@ -124,17 +125,6 @@ def record(
     identity = _identity(model, tokenizer, job, None if checkpoint is None else checkpoint[0])
     run = _Run(model, tokenizer, job, options, source, identity, name, specs, under, baseline)
     return run.into(out, resume=resume, progress=progress)
-
-
-def _checkpoint(model: Any) -> tuple[str, bool] | None:
-    """The fingerprint of a model folder and whether it is of every byte; None for a loaded model or a hub name."""
-    if not isinstance(model, str | Path):
-        return None
-    from probes.model import check_folder
-    from probes.recording.fingerprints import checkpoint_fingerprint
-
-    folder = check_folder(model)
-    return None if folder is None else checkpoint_fingerprint(folder)
 
 
 def _identity(model: Any, tokenizer: Any, job: Job, checkpoint: str | None) -> Identity:
