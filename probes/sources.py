@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -74,6 +75,13 @@ class TraceSource:
         self._all = len(rows) == len(every)
         self.position = np.flatnonzero(every["layer"].isin(rows["layer"]))
         self.about = _about(rows, self.run)
+
+    @property
+    def state(self) -> str:
+        """A hash that changes with what is stored of the run: another recording, more of it, other labels."""
+        told = ("run_id", "provenance", "status", "finished_at", "batches_done", "n_sequences", "n_tokens")
+        facts = [str(self.run.get(name)) for name in told]
+        return hashlib.sha256(json.dumps([facts, self.label_names]).encode()).hexdigest()[:32]
 
     def _there(self, sequences: Sequence[int]) -> list[int]:
         """The sequences to read, which the run must hold."""

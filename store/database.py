@@ -140,6 +140,15 @@ def schema_version(con: Any, path: object) -> int:
     return int(con.execute("SELECT max(version) FROM raw.migrations").fetchall()[0][0])
 
 
+def _applied(con: Any) -> set[int]:
+    return {int(version) for (version,) in con.execute("SELECT version FROM raw.migrations").fetchall()}
+
+
+def _up_to_date(con: Any, path: object) -> bool:
+    check_version(schema_version(con, path), path)
+    return _applied(con) >= {version for version, _ in migrations()}
+
+
 def check_version(version: int, path: object) -> None:
     if version > latest_version():
         raise TraceError(
@@ -157,11 +166,14 @@ def create_schema(con: Any) -> None:
 
 
 def migrate(con: Any, path: object, upto: int | None = None) -> None:
-    """Bring an old file to the present schema, each step recorded in its own transaction."""
-    current = schema_version(con, path)
-    check_version(current, path)
+    """Bring an old file to the present schema, each step recorded in its own transaction.
+
+    Every step that is not in the file yet, also one below its version: two lines of work may number theirs apart.
+    """
+    check_version(schema_version(con, path), path)
+    done = _applied(con)
     for version, name in migrations():
-        if current < version <= (upto or latest_version()):
+        if version not in done and version <= (upto or latest_version()):
             with transaction(con):
                 con.execute((HERE / "migrations" / name).read_text(encoding="utf-8"))
                 _record(con, version, name)
@@ -242,7 +254,7 @@ def upgrade(path: Path, wait: float | None = None) -> None:
     """Check that `path` is a trace and bring it to the present schema where it is older."""
     if path.is_dir():
         raise TraceError(f"{path}: is a directory")
-    if read(path, lambda con: schema_version(con, path), wait) == latest_version():
+    if read(path, lambda con: _up_to_date(con, path), wait):
         return
     con = connect(path, read_only=False, wait=wait)
     try:
