@@ -26,9 +26,11 @@ def check_target(out: Path) -> None:
     if not os.access(out if out.exists() else folder, os.W_OK):
         raise ProbeError(f"--out {out} is not writable")
     if out.exists():
+        from store.database import check_writable
         from store.trace import open_trace
 
         open_trace(out)
+        check_writable(out)
 
 
 def open_writer(

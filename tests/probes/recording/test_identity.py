@@ -6,6 +6,7 @@ import json
 import os
 import time
 
+import duckdb
 import numpy as np
 import pytest
 
@@ -17,6 +18,7 @@ from probes.recording.record import record
 from probes.recording.session import Feeder
 from probes.recording.target import begun_on
 from store import database
+from store.errors import TraceError
 from store.trace import open_trace
 
 COMPLETE = "this run was complete already"
@@ -324,3 +326,15 @@ def test_of_a_large_checkpoint_pieces_are_read(olmoe, tmp_path, monkeypatch):
     assert not first[1]
     os.utime(tmp_path / "a" / "model.safetensors", (time.time(), 0))
     assert checkpoint_fingerprint(tmp_path / "a") == first
+
+
+def test_a_trace_that_is_open_elsewhere_is_said_before_loading(own_folder, prompts_file, tmp_path, monkeypatch):
+    path = tmp_path / "t.duckdb"
+    record(own_folder, prompts_file, path, progress=False)
+    monkeypatch.setattr(probes.model, "load_model", not_loaded)
+    held = duckdb.connect(str(path), read_only=True)
+    began = time.monotonic()
+    with pytest.raises(TraceError, match="this process has it open"):
+        record(own_folder, prompts_file, path, progress=False)
+    assert time.monotonic() - began < 3
+    held.close()
