@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from probes.errors import ProbeError, UsageError, did_you_mean, unknown
+from probes.families.initialised import note_loading
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -88,14 +89,18 @@ def _load(model: str, dtype: str, device: str | None, options: dict[str, Any]) -
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     # `from_pretrained(dtype=...)`, never `.to(dtype)`: some families keep router weights and biases in float32.
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+    # Other shapes are let pass there, to be refused by name here; what is missing is remembered, and told later.
+    loaded, info = AutoModelForCausalLM.from_pretrained(
         model,
         dtype=dtype,
         use_safetensors=True,
         use_kernels=False,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
         **({"device_map": "auto"} if device == "auto" else {}),
         **options,
     )
+    note_loading(model, loaded, info)
     if device not in (None, "auto"):
         _move(loaded, str(device))
     return loaded, AutoTokenizer.from_pretrained(model, **options)

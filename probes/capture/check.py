@@ -26,6 +26,7 @@ from probes.capture.report import LayerReport, Report
 from probes.capture.tap import INSIDE, OBSERVE, REWRITE, Session, Tap
 from probes.capture.want import Want
 from probes.errors import ProbeError
+from probes.families.initialised import note_of, words_of
 from probes.families.layout import Point
 from probes.routing import Router
 
@@ -62,7 +63,14 @@ def _state(model: Any) -> tuple[Any, ...]:
         (found.module, found.num_experts, found.top_k, repr(found.parameters), *map(_numbers, _own(found)))
         for found in discover(model)
     )
-    return (model.training, getattr(model, "dtype", None), experts_implementation(model), modules, layers)
+    return (
+        model.training,
+        getattr(model, "dtype", None),
+        experts_implementation(model),
+        modules,
+        layers,
+        *note_of(model),
+    )
 
 
 def _outside(module: Any) -> tuple[Any, ...]:
@@ -101,7 +109,12 @@ def _test(model: Any) -> Report:
         raise ProbeError(f"{_name(model)} has no mixture-of-experts layers")
     taps = _run(model, layers)
     reports = tuple(_judge(found, taps[found.layer]) if found.layer in taps else _refusal(found) for found in layers)
+    reports = tuple(replace(report, words=(*report.words, *_random(report.found))) for report in reports)
     return Report(reports, tuple(notes(model, reports)))
+
+
+def _random(found: MoELayer) -> tuple[str, ...]:
+    return words_of(found.parts.router, found.parts.experts, found.shared)
 
 
 def _refused(found: MoELayer) -> str:

@@ -19,6 +19,7 @@ from probes.evaluation.items import Item, encode_items, items_hash, read_items
 from probes.evaluation.results import Row, infinite, rows_of
 from probes.evaluation.score import Record, Scorer
 from probes.evaluation.workfile import WorkFile, check_checkpoint
+from probes.families.initialised import note_of
 from probes.generation import Decoding
 from probes.recording.fingerprints import stored_checkpoint
 from probes.recording.plan import plan_batches
@@ -117,7 +118,7 @@ def evaluate(
         _item_rows(items, compared, records),
         {arm.name: json.loads(arm.key) for arm in compared},
         {**settings, "control_seeds": control_seeds, "seed": seed},
-        [*work.notes, *infinite(records, compared), *_notes(scorer, rows)],
+        [*work.notes, *note_of(model), *infinite(records, compared), *_notes(scorer, rows)],
     )
 
 

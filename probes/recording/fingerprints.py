@@ -28,9 +28,14 @@ def weights_fingerprint(model: Any) -> str | None:
         if tensor is None:
             return None
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        for part in _plain_parts(tensor):
-            digest.update(_sums(part))
+        for sums in tensor_sums(tensor):
+            digest.update(sums)
     return digest.hexdigest()[:32]
+
+
+def tensor_sums(tensor: Any) -> Iterator[bytes]:
+    """The sums of one tensor, or of each of those that it wraps."""
+    yield from map(_sums, _plain_parts(tensor))
 
 
 def _tensors(model: Any) -> Iterator[tuple[str, Any]]:
