@@ -174,7 +174,8 @@ def _rows(found: Imported, index: int, rows: slice) -> LayerRows:
     from store.batch import LayerRows
 
     arrays = found.arrays
-    experts, reason = arrays.experts[rows, index], NOT_IN_FILE
+    experts = arrays.experts[rows, index]
+    reason: Any = NOT_IN_FILE
     given: dict[str, Any] = {
         name: getattr(arrays, name)[rows, index]
         for name in ("weights", "output_norm", "output_absmax")

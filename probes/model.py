@@ -90,7 +90,7 @@ def _load(model: str, dtype: str, device: str | None, options: dict[str, Any]) -
 
     # `from_pretrained(dtype=...)`, never `.to(dtype)`: some families keep router weights and biases in float32.
     # Other shapes are let pass there, to be refused by name here; what is missing is remembered, and told later.
-    loaded, info = AutoModelForCausalLM.from_pretrained(
+    found: Any = AutoModelForCausalLM.from_pretrained(
         model,
         dtype=dtype,
         use_safetensors=True,
@@ -100,7 +100,7 @@ def _load(model: str, dtype: str, device: str | None, options: dict[str, Any]) -
         **({"device_map": "auto"} if device == "auto" else {}),
         **options,
     )
-    note_loading(model, loaded, info)
+    loaded = note_loading(model, *found)
     if device not in (None, "auto"):
         _move(loaded, str(device))
     return loaded, AutoTokenizer.from_pretrained(model, **options)

@@ -273,6 +273,7 @@ class _Run:
                 bar.update(tokens[index] - bar.n)  # its prompts, and what was not generated because it ended before
 
     def _info(self, feed: Feeder) -> RunInfo:
+        from probes.recording.expert_bytes import expert_bytes
         from probes.recording.provenance import command_line, describe_model, software
         from store.batch import RunInfo
 
@@ -294,10 +295,16 @@ class _Run:
                 "software": software(),
                 "command": command_line(),
                 "gating": feed.recorder.gating_parameters,
+                "expert_bytes": expert_bytes([r.found for r in feed.recorder.report.layers], self._folder),
                 "self_test": feed.recorder.report.summary,
                 "notes": [*feed.recorder.report.notes, *feed.notes],
             },
         )
+
+    @property
+    def _folder(self) -> Path | None:
+        """Of the checkpoint, if the model was loaded from one here."""
+        return None if self.identity.checkpoint is None else Path(self.source).expanduser()
 
     def _kept(self) -> dict[str, Any]:
         return {
