@@ -12,7 +12,14 @@ import pytest
 
 import probes.model
 from probes.errors import ProbeError
-from probes.recording.fingerprints import checkpoint_fingerprint, tokenizer_fingerprint, weights_fingerprint
+from probes.families import families
+from probes.families.tiny import tiny_model
+from probes.recording.fingerprints import (
+    checkpoint_fingerprint,
+    settings_fingerprint,
+    tokenizer_fingerprint,
+    weights_fingerprint,
+)
 from probes.recording.plan import plan_batches
 from probes.recording.record import record
 from probes.recording.session import Feeder
@@ -338,3 +345,23 @@ def test_a_trace_that_is_open_elsewhere_is_said_before_loading(own_folder, promp
         record(own_folder, prompts_file, path, progress=False)
     assert time.monotonic() - began < 3
     held.close()
+
+
+def test_offloaded_weights_are_the_same_weights():
+    accelerate = pytest.importorskip("accelerate")
+    model = tiny_model(families()["deepseek_v3"])
+    known = weights_fingerprint(model), settings_fingerprint(model)
+    offloaded = accelerate.cpu_offload(model, execution_device="cpu")
+    assert next(offloaded.parameters()).device.type == "meta"
+    assert (weights_fingerprint(offloaded), settings_fingerprint(offloaded)) == known
+
+
+@pytest.mark.filterwarnings("ignore")  # of peft and transformers about each other
+def test_adapters_make_another_model(olmoe):
+    peft = pytest.importorskip("peft")
+    wrapped = peft.get_peft_model(copy.deepcopy(olmoe), peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    known = settings_fingerprint(wrapped)
+    assert weights_fingerprint(wrapped) != weights_fingerprint(olmoe)
+    with wrapped.disable_adapter():
+        assert settings_fingerprint(wrapped) != known
+    assert settings_fingerprint(wrapped) == known
