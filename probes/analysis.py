@@ -65,6 +65,7 @@ def analyze(
         "params": asked.params() | chosen,
         "run_id": source.run_id,
         "columns": [_described(asked.metric, name) for name in frame.columns],
+        "basis": asked.basis(source),
     }
     return frame
 
@@ -95,6 +96,14 @@ class Asked:
         pair = {name: str(getattr(value, "path", value)) if name == "against_trace" and value is not None else value
                 for name, value in self.pair.items()}  # fmt: skip
         return _params(self.options, {"by": self.by, "layers": self.layers, "test": self.test, **pair}, self.common)
+
+    def basis(self, source: TraceSource) -> dict[str, Any]:
+        """What a table over this source rests on: the state of its runs, and the code. JSON-able."""
+        from probes.metrics.code import code_fingerprint
+
+        paired = self.metric.paired or any(value is not None for value in self.pair.values())
+        others = [second_source(source, **self.pair)] if paired else []
+        return {"code": code_fingerprint(self.metric), "runs": [one.state for one in (source, *others)]}
 
     def table(self, source: TraceSource) -> pd.DataFrame:
         """The metric's table over a source."""
@@ -142,7 +151,7 @@ def save(trace: Any, frame: pd.DataFrame) -> int:
     from store.results import save_result
 
     table = as_object(frame)
-    return save_result(opened(trace), definition=_definition(table["metric"]), **table)
+    return save_result(opened(trace), definition=_definition(table["metric"]), basis=frame.attrs.get("basis"), **table)
 
 
 def _definition(name: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from probes.errors import ProbeError, UsageError, did_you_mean, unknown
+from probes.families.initialised import note_loading
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -57,15 +58,30 @@ def load_skeleton(
     return skeleton.eval(), tokenizer
 
 
+def load_config(model: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """(configuration, tokenizer) of a model: what its files say before any weight is read. Raises ProbeError."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    name, options = _checked(model), {"revision": revision, "trust_remote_code": trust_remote_code}
+    with _one_line(name):
+        return AutoConfig.from_pretrained(name, **options), AutoTokenizer.from_pretrained(name, **options)
+
+
+def check_folder(model: str | Path) -> Path | None:
+    """The folder of a model, with everything in it that is needed; None for a hub name. Raises ProbeError."""
+    folder = _folder(str(model))
+    if folder is not None:
+        _check_folder(folder)
+    return folder
+
+
 def _checked(model: str | Path) -> str:
     """The model's name, after a look at its folder if it is one."""
     from transformers.utils import logging
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # loading bars belong on a terminal, not into a log
-    folder = _folder(str(model))
-    if folder is not None:
-        _check_folder(folder)
+    check_folder(model)
     return str(model)
 
 
@@ -73,14 +89,18 @@ def _load(model: str, dtype: str, device: str | None, options: dict[str, Any]) -
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     # `from_pretrained(dtype=...)`, never `.to(dtype)`: some families keep router weights and biases in float32.
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+    # Other shapes are let pass there, to be refused by name here; what is missing is remembered, and told later.
+    found: Any = AutoModelForCausalLM.from_pretrained(
         model,
         dtype=dtype,
         use_safetensors=True,
         use_kernels=False,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
         **({"device_map": "auto"} if device == "auto" else {}),
         **options,
     )
+    loaded = note_loading(model, *found)
     if device not in (None, "auto"):
         _move(loaded, str(device))
     return loaded, AutoTokenizer.from_pretrained(model, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from probes.metrics.chunk import MOMENTS, WEIGHTS, About, PairedArrays
 from probes.metrics.function import PER_EXPERT, PER_TOKEN_LAYER, SCORES
 from probes.metrics.registry import LEVELS, Metric
 from probes.routing import RoutingArrays
+from probes.void import cleared, cleared_choice
 
 CHUNK_BYTES = 96 * 2**20
 MOST_ROWS = 1_000_000
@@ -74,6 +76,13 @@ class TraceSource:
         self._all = len(rows) == len(every)
         self.position = np.flatnonzero(every["layer"].isin(rows["layer"]))
         self.about = _about(rows, self.run)
+
+    @property
+    def state(self) -> str:
+        """A hash that changes with what is stored of the run: another recording, more of it, other labels."""
+        told = ("run_id", "provenance", "status", "finished_at", "batches_done", "n_sequences", "n_tokens")
+        facts = [str(self.run.get(name)) for name in told]
+        return hashlib.sha256(json.dumps([facts, self.label_names]).encode()).hexdigest()[:32]
 
     def _there(self, sequences: Sequence[int]) -> list[int]:
         """The sequences to read, which the run must hold."""
@@ -169,7 +178,7 @@ class TraceSource:
     def _arrays(self, chunk: Mapping[str, Any], whole: Mapping[str, np.ndarray]) -> RoutingArrays:
         found = {name: chunk.get(name) for name in (*PER_LAYER[1:], *PER_TOKEN)}
         found |= {name: None for name in PER_TOKEN if not _has_values(found[name])}
-        return RoutingArrays(
+        arrays = RoutingArrays(
             experts=chunk["experts"],
             sequence_id=chunk["sequence_id"],
             layers=self.about.layers,
@@ -178,6 +187,7 @@ class TraceSource:
             **found,
             **whole,
         )
+        return cleared(arrays)
 
     def aggregates(self) -> Mapping[str, Any] | None:
         """The additive sums of the run, of the chosen layers; None where the trace has none, or not all is wanted."""
@@ -275,7 +285,8 @@ class PairedSource(TraceSource):
             other = {name: np.concatenate([p[name] for p in parts]) for name in (*columns, "sequence_id", "token_id")}
             self._same_tokens(arrays, other)
             fields = {f.name: getattr(arrays, f.name) for f in dataclasses.fields(arrays)}
-            yield PairedArrays(**fields, other_experts=other["experts"], other_logits=other.get("logits"))
+            chosen, scored = cleared_choice(other["experts"], other.get("logits"))
+            yield PairedArrays(**fields, other_experts=chosen, other_logits=scored)
 
     def _nothing(self, columns: tuple[str, ...]) -> dict[str, np.ndarray]:
         """A chunk of no tokens, where the other run has none of the sequences."""

@@ -26,6 +26,7 @@ from probes.capture.report import LayerReport, Report
 from probes.capture.tap import INSIDE, OBSERVE, REWRITE, Session, Tap
 from probes.capture.want import Want
 from probes.errors import ProbeError
+from probes.families.initialised import note_of, words_of
 from probes.families.layout import Point
 from probes.routing import Router
 
@@ -52,8 +53,46 @@ def self_test(model: Any, *, again: bool = False) -> Report:
 
 
 def _state(model: Any) -> tuple[Any, ...]:
-    """What a remembered report depends on."""
-    return (model.training, getattr(model, "dtype", None), experts_implementation(model))
+    """What a remembered report depends on: every module, the shape of its weights, and what the routers go by.
+
+    A module that was replaced is seen although Python may give the new one the old one's address: the report itself
+    keeps the modules it speaks of.
+    """
+    modules = tuple((name, id(module), *_outside(module)) for name, module in model.named_modules())
+    layers = tuple(
+        (found.module, found.num_experts, found.top_k, repr(found.parameters), *map(_numbers, _own(found)))
+        for found in discover(model)
+    )
+    return (
+        model.training,
+        getattr(model, "dtype", None),
+        experts_implementation(model),
+        modules,
+        layers,
+        *note_of(model),
+    )
+
+
+def _outside(module: Any) -> tuple[Any, ...]:
+    """Class, replaced `forward`, and the shape, type and place of each weight of a module itself."""
+    weights = tuple((name, tuple(w.shape), w.dtype, w.device, type(w)) for name, w in _weights(module))
+    return type(module), id(vars(module).get("forward")), weights
+
+
+def _weights(module: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    kept = {**module._parameters, **module._buffers}
+    yield from ((name, weight) for name, weight in kept.items() if weight is not None)
+
+
+def _own(found: MoELayer) -> Iterator[Any]:
+    """The modules of one layer that decide its routing."""
+    yield from (m for m in (found.parts.router, found.parts.experts, found.parts.block) if m is not None)
+
+
+def _numbers(module: Any) -> tuple[Any, ...]:
+    """Plain settings of a module that anybody may have changed, but for what our own hooks put there."""
+    kept = vars(module).items()
+    return tuple((name, v) for name, v in kept if isinstance(v, int | float | str) and name not in Hooks.OWN_NAMES)
 
 
 def experts_implementation(model: Any) -> str | None:
@@ -70,7 +109,12 @@ def _test(model: Any) -> Report:
         raise ProbeError(f"{_name(model)} has no mixture-of-experts layers")
     taps = _run(model, layers)
     reports = tuple(_judge(found, taps[found.layer]) if found.layer in taps else _refusal(found) for found in layers)
+    reports = tuple(replace(report, words=(*report.words, *_random(report.found))) for report in reports)
     return Report(reports, tuple(notes(model, reports)))
+
+
+def _random(found: MoELayer) -> tuple[str, ...]:
+    return words_of(found.parts.router, found.parts.experts, found.shared)
 
 
 def _refused(found: MoELayer) -> str:

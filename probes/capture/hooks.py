@@ -34,6 +34,8 @@ def lock_of(model: Any) -> Any:
 class Hooks:
     """A set of hooks that is there exactly while the `with` block runs."""
 
+    OWN_NAMES = ("has_post_expert_norm", "post_expert_norm")  # attributes a hook may put on a module meanwhile
+
     def __init__(self, points: Iterable[Point]) -> None:
         self.points = list(points)
         self._handles: list[Any] = []
@@ -108,7 +110,7 @@ class _Inside:
     of the same name, and are taken away again.
     """
 
-    NAMES = ("has_post_expert_norm", "post_expert_norm")
+    NAMES = Hooks.OWN_NAMES
 
     def __init__(self, module: Any, callback: Any) -> None:
         norm = module.post_expert_norm if module.has_post_expert_norm else None

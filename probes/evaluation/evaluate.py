@@ -18,8 +18,10 @@ from probes.evaluation.arms import BASELINE, Arm, arms_of, check_arms, controls,
 from probes.evaluation.items import Item, encode_items, items_hash, read_items
 from probes.evaluation.results import Row, infinite, rows_of
 from probes.evaluation.score import Record, Scorer
-from probes.evaluation.workfile import WorkFile
+from probes.evaluation.workfile import WorkFile, check_checkpoint
+from probes.families.initialised import note_of
 from probes.generation import Decoding
+from probes.recording.fingerprints import stored_checkpoint
 from probes.recording.plan import plan_batches
 
 if TYPE_CHECKING:
@@ -97,14 +99,17 @@ def evaluate(
     arms = arms_of(interventions, trace, run_id)
     prompts = read_items([tasks] if isinstance(tasks, (str, Path)) else tasks, limit)
     source = str(model) if isinstance(model, (str, Path)) else getattr(model.config, "_name_or_path", "") or "in memory"
+    stored = stored_checkpoint(model)
+    checkpoint = None if stored is None else stored[0]
+    check_checkpoint(resume, checkpoint)
     model, tokenizer = loaded(model, tokenizer, load or {})
     routers = check_arms(arms, model, tokenizer)
     compared = [Arm(BASELINE), *(one for arm in arms for one in (arm, *controls(arm, routers, control_seeds, seed)))]
     check_arms(compared, model, tokenizer)
     items = encode_items(prompts, model, tokenizer, max_new_tokens=max_new_tokens, join=join)
     scorer = Scorer(model, tokenizer, decoding, batch_size, any(map(step_by_step, compared)))
-    settings = _settings(source, model, tokenizer, items, scorer, join)
-    work = WorkFile(resume, settings)
+    settings = _settings(source, model, tokenizer, items, scorer, join) | {"checkpoint": checkpoint}
+    work = WorkFile(resume, settings, lambda: _earlier(model, tokenizer))
     _ask(scorer, items, compared, work, progress)
     records = _by_arm(work, compared, items)
     rows = rows_of(records, compared, seed)
@@ -113,7 +118,7 @@ def evaluate(
         _item_rows(items, compared, records),
         {arm.name: json.loads(arm.key) for arm in compared},
         {**settings, "control_seeds": control_seeds, "seed": seed},
-        [*infinite(records, compared), *_notes(scorer, rows)],
+        [*work.notes, *note_of(model), *infinite(records, compared), *_notes(scorer, rows)],
     )
 
 
@@ -173,12 +178,16 @@ def _item_rows(items: list[Item], arms: list[Arm], records: dict[str, list[Recor
 
 def _settings(source: str, model: Any, tokenizer: Any, items: list[Item], scorer: Scorer, join: str) -> dict[str, Any]:
     """What decides the records, so that a work file is never continued with something else."""
+    from probes.recording.fingerprints import settings_fingerprint, tokenizer_fingerprint, weights_fingerprint
     from probes.recording.provenance import describe_model, software
     from probes.steering import active
 
-    described = describe_model(model, tokenizer, source, None)
+    described = describe_model(model, source, None)
     return {
-        **{name: described[name] for name in ("model", "revision", "dtype", "weights_fingerprint", "tokenizer_hash")},
+        **{name: described[name] for name in ("model", "revision", "dtype")},
+        "weights_fingerprint": weights_fingerprint(model),
+        "tokenizer_hash": tokenizer_fingerprint(tokenizer),
+        "settings_fingerprint": settings_fingerprint(model),
         "versions": {name: software()[name] for name in ("torch", "transformers")},
         "tasks": dict(Counter(item.task for item in items)),
         "items": items_hash(items),
@@ -187,6 +196,16 @@ def _settings(source: str, model: Any, tokenizer: Any, items: list[Item], scorer
         "join": join,
         "under": [] if (steering := active(model)) is None else steering.as_list(),
         "reading": "token by token" if scorer.stepwise else "in one pass",
+    }
+
+
+def _earlier(model: Any, tokenizer: Any) -> dict[str, Any]:
+    """How the first version told models apart."""
+    from probes.recording.provenance import earlier_tokenizer_hash, earlier_weights_fingerprint
+
+    return {
+        "weights_fingerprint": earlier_weights_fingerprint(model),
+        "tokenizer_hash": earlier_tokenizer_hash(tokenizer),
     }
 
 

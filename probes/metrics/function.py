@@ -14,6 +14,7 @@ from probes.metrics.chunk import MOMENTS, WEIGHTS, About, PairedArrays, cut, seq
 from probes.metrics.registry import Metric
 from probes.metrics.run import run
 from probes.routing import NO_EXPERT, RoutingArrays
+from probes.void import cleared
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +73,7 @@ class ArraysSource:
     """Arrays in memory as a source: cut into blocks of whole sequences so that temporaries stay small."""
 
     def __init__(self, arrays: RoutingArrays, scores: Any = "softmax", num_hidden_layers: int | None = None) -> None:
-        self.arrays = arrays
+        self.arrays = arrays = cleared(arrays)
         self.starts = sequence_starts(arrays.sequence_id)
         self.n_sequences = len(self.starts) - 1
         self.label_names = tuple(arrays.label_names)

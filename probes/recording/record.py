@@ -13,15 +13,26 @@ from probes.errors import ProbeError
 from probes.interventions.spec import Spec, parse_all
 from probes.prompts import BadPrompt, Prompts, read_prompts
 from probes.recording.encode import EncodedPrompt, context_length, encode_prompts
+from probes.recording.fingerprints import stored_checkpoint
+from probes.recording.identity import Identity, Ours, plan_fingerprint
 from probes.recording.options import RecordOptions, check_options, parse_capture
-from probes.recording.plan import fingerprint, plan_batches, take_shard
-from probes.recording.target import check_baseline, check_target, open_writer
+from probes.recording.plan import plan_batches, take_shard
+from probes.recording.target import (
+    Asked,
+    begun_on,
+    check_baseline,
+    check_target,
+    find_run,
+    open_writer,
+    refuse_interrupted,
+)
 
 if TYPE_CHECKING:
     from probes.recording.session import Feeder
     from store.batch import LayerInfo, RunInfo
     from store.writer import TraceWriter
 
+COMPLETE = "this run was complete already"
 # tqdm's own, but always tokens per second, also where one takes longer than that.
 PROGRESS = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
 
@@ -57,8 +68,9 @@ class Job:
 
     prompts: list[EncodedPrompt]
     batches: list[list[int]]
-    fingerprint: str
+    fingerprint: str  # of the plan alone
     left_out: list[BadPrompt]
+    device: str = "cpu"  # the kind of device that the batches are planned for
 
     @property
     def tokens(self) -> int:
@@ -97,11 +109,35 @@ def record(
     check_target(Path(out))
     check_baseline(Path(out), baseline)
     source = str(model) if isinstance(model, str | Path) else getattr(model.config, "_name_or_path", "") or "in memory"
+    out = Path(out)
+    checkpoint = stored_checkpoint(model)
+    if not resume:
+        refuse_interrupted(out)
+    elif checkpoint is not None and out.exists():
+        from probes.recording.early import complete_already
+
+        done = complete_already(str(model), checkpoint, found, out, options, specs, baseline)
+        if done is not None:
+            return done
     model, tokenizer = _loaded(model, tokenizer, options)
     under = (*_steered_by(model), *specs)
-    job = prepare(model, tokenizer, found, options, under)
-    run = _Run(model, tokenizer, job, options, source, name, specs, under, baseline)
-    return run.into(Path(out), resume=resume, progress=progress)
+    job = prepare(model, tokenizer, found, options, under, begun_on(out) if resume else None)
+    identity = _identity(model, tokenizer, job, None if checkpoint is None else checkpoint[0])
+    run = _Run(model, tokenizer, job, options, source, identity, name, specs, under, baseline)
+    return run.into(out, resume=resume, progress=progress)
+
+
+def _identity(model: Any, tokenizer: Any, job: Job, checkpoint: str | None) -> Identity:
+    from probes.recording.fingerprints import settings_fingerprint, tokenizer_fingerprint, weights_fingerprint
+
+    return Identity(
+        plan=job.fingerprint,
+        tokenizer=tokenizer_fingerprint(tokenizer),
+        weights=weights_fingerprint(model),
+        settings=settings_fingerprint(model),
+        checkpoint=checkpoint,
+        device=job.device,
+    )
 
 
 def _steered_by(model: Any) -> tuple[Spec, ...]:
@@ -121,8 +157,19 @@ def options_from(capture: str | Sequence[str] | None = None, **settings: Any) ->
         raise ProbeError(f"record: {str(error).split('__init__() ')[-1]}") from error
 
 
-def prepare(model: Any, tokenizer: Any, prompts: Prompts, options: RecordOptions, under: tuple[Spec, ...] = ()) -> Job:
-    """Tokenize, cut into batches, and fingerprint: the part of a recording that needs no forward pass."""
+def prepare(
+    model: Any,
+    tokenizer: Any,
+    prompts: Prompts,
+    options: RecordOptions,
+    under: tuple[Spec, ...] = (),
+    planned_for: str | None = None,
+) -> Job:
+    """Tokenize, cut into batches, and fingerprint: the part of a recording that needs no forward pass.
+
+    planned_for: the kind of device whose batches are wanted; the model's own if None. A resumed run keeps the batches
+    it began with, wherever it goes on.
+    """
     encoded, too_long = encode_prompts(
         prompts.good,
         tokenizer,
@@ -134,10 +181,10 @@ def prepare(model: Any, tokenizer: Any, prompts: Prompts, options: RecordOptions
     if not encoded:
         raise ProbeError(f"shard {options.shard} holds no prompt: there are fewer prompts than shards")
     lengths = [len(item.ids) + options.max_new_tokens for item in encoded]
-    batches = plan_batches(lengths, options.batch_size, model.device.type)
-    settings = {**options.settings(), **({"interventions": [spec.as_dict() for spec in under]} if under else {})}
-    print_ = fingerprint([item.ids for item in encoded], batches, settings)
-    return Job(encoded, batches, print_, [*prompts.bad, *too_long])
+    device = planned_for or model.device.type
+    batches = plan_batches(lengths, options.batch_size, device)
+    plan = plan_fingerprint(encoded, options, under)
+    return Job(encoded, batches, plan, [*prompts.bad, *too_long], device)
 
 
 def _loaded(model: Any, tokenizer: Any, options: RecordOptions) -> tuple[Any, Any]:
@@ -156,6 +203,23 @@ def _loaded(model: Any, tokenizer: Any, options: RecordOptions) -> tuple[Any, An
     return model, tokenizer
 
 
+def recorded(out: Path, run_id: int | None, started: float, left_out: list[BadPrompt], notes: list[str]) -> Recorded:
+    """What a finished run in `out` is. started: by `time.perf_counter`."""
+    from store.trace import open_trace
+
+    run = open_trace(out).run(run_id)
+    return Recorded(
+        path=str(out),
+        run_id=int(run["run_id"]),
+        sequences=int(run["n_sequences"]),
+        tokens=int(run["n_tokens"]),
+        seconds=time.perf_counter() - started,
+        bytes=out.stat().st_size,
+        left_out=left_out,
+        notes=notes,
+    )
+
+
 @dataclass
 class _Run:
     """A prepared recording, about to be written into a trace."""
@@ -165,6 +229,7 @@ class _Run:
     job: Job
     options: RecordOptions
     source: str
+    identity: Identity
     name: str | None
     specs: tuple[Spec, ...] = ()
     under: tuple[Spec, ...] = ()
@@ -174,31 +239,22 @@ class _Run:
         from probes.recording.session import feeder
 
         started = time.perf_counter()
+        earlier, said = find_run(out, self._asked()) if resume else (None, [])
         with feeder(self.model, self.tokenizer, self.options, self.specs) as feed:
-            writer = open_writer(out, self._info(feed), _layers(feed), self._kept(), resume=resume)
+            writer = open_writer(out, self._info(feed), _layers(feed), self._kept(), earlier)
             if writer is None:
-                return self._recorded(out, None, started, [*feed.notes, "this run was complete already"])
+                said += [*feed.notes, COMPLETE]
+                return recorded(out, None if earlier is None else earlier["run_id"], started, self.job.left_out, said)
             with writer:
                 done = writer.batches_done
                 self._feed(feed, writer, done, progress)
                 writer.finish()
-            again = [f"went on after {done} of {len(self.job.batches)} batches"] if done else []
-            return self._recorded(out, writer.run_id, started, [*feed.notes, *again])
+            said += [f"went on after {done} of {len(self.job.batches)} batches"] if done else []
+            return recorded(out, writer.run_id, started, self.job.left_out, [*feed.notes, *said])
 
-    def _recorded(self, out: Path, run_id: int | None, started: float, notes: list[str]) -> Recorded:
-        from store.trace import open_trace
-
-        run = open_trace(out).run(run_id)
-        return Recorded(
-            path=str(out),
-            run_id=int(run["run_id"]),
-            sequences=int(run["n_sequences"]),
-            tokens=int(run["n_tokens"]),
-            seconds=time.perf_counter() - started,
-            bytes=out.stat().st_size,
-            left_out=self.job.left_out,
-            notes=notes,
-        )
+    def _asked(self) -> Asked:
+        ours = Ours(self.identity, self.job.prompts, self.options, self.under, self.model, self.tokenizer)
+        return Asked(ours, self.baseline)
 
     def _feed(self, feed: Feeder, writer: TraceWriter, done: int, progress: bool | None) -> None:
         from tqdm import tqdm
@@ -217,10 +273,11 @@ class _Run:
                 bar.update(tokens[index] - bar.n)  # its prompts, and what was not generated because it ended before
 
     def _info(self, feed: Feeder) -> RunInfo:
+        from probes.recording.expert_bytes import expert_bytes
         from probes.recording.provenance import command_line, describe_model, software
         from store.batch import RunInfo
 
-        described = describe_model(self.model, self.tokenizer, self.source, self.options.revision)
+        described = describe_model(self.model, self.source, self.options.revision)
         return RunInfo(
             name=self.name or Path(self.source).name,
             model=self.source,
@@ -230,15 +287,24 @@ class _Run:
             num_layers=self.model.config.get_text_config().num_hidden_layers,
             provenance={
                 **described,
-                "fingerprint": self.job.fingerprint,
+                "weights_fingerprint": self.identity.weights,
+                "tokenizer_hash": self.identity.tokenizer,
+                "fingerprint": self.identity.fingerprint,
+                "identity": self.identity.stored(),
                 "options": self.options.settings(),
                 "software": software(),
                 "command": command_line(),
                 "gating": feed.recorder.gating_parameters,
+                "expert_bytes": expert_bytes([r.found for r in feed.recorder.report.layers], self._folder),
                 "self_test": feed.recorder.report.summary,
                 "notes": [*feed.recorder.report.notes, *feed.notes],
             },
         )
+
+    @property
+    def _folder(self) -> Path | None:
+        """Of the checkpoint, if the model was loaded from one here."""
+        return None if self.identity.checkpoint is None else Path(self.source).expanduser()
 
     def _kept(self) -> dict[str, Any]:
         return {

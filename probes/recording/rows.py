@@ -15,6 +15,7 @@ from probes.recording.tokens import TokenTexts
 from probes.routing import NO_EXPERT, Router, Routing
 from probes.scatter import class_sums
 from probes.scores import bf16_to_float32, entropy, margin, probabilities
+from probes.void import ALL_INFINITE, ALL_NAN, all_infinite, all_nan
 
 if TYPE_CHECKING:
     from store.batch import Batch, LayerRows
@@ -120,9 +121,14 @@ def _layer(
     every = [forward.expert_norm[router.layer] for forward in forwards if router.layer in forward.expert_norm]
     if len(every) == len(forwards):
         arrays["expert_norm"] = layout.gather(every, np.nan)
+    said: dict[str, np.ndarray] = {}
     if parts[0].logits is not None:
         bf16 = forwards[0].logits_bf16
         logits = layout.gather([part.logits for part in parts], _BF16_NAN if bf16 else np.nan)
+        said = _void(logits, bf16, layout)
+        for rows in said.values():
+            experts, logits = _blank(experts, rows, NO_EXPERT), _blank(logits, rows, _BF16_NAN if bf16 else np.nan)
+            arrays |= {name: _blank(arrays[name], rows, np.nan) for name in PER_SLOT if name in arrays}
         arrays |= _scores(logits, bf16, experts, settings.scoring.get(router.layer, "softmax"))
         if "logits" in settings.keep:
             arrays["logits"] = logits
@@ -130,8 +136,10 @@ def _layer(
     if parts[0].outputs is not None:
         kept = _sampled(layout, group, settings.output_rate, settings.seed)
         outputs = layout.gather([part.outputs for part in parts], np.nan)
+        for rows in said.values():
+            outputs = _blank(outputs, rows, np.nan)
         arrays |= {"outputs": outputs if kept is None else outputs[kept], "outputs_kept": kept}
-    return LayerRows(layer=router.layer, experts=experts, missing_reason=_reasons(experts, layout), **arrays)
+    return LayerRows(layer=router.layer, experts=experts, missing_reason=_reasons(experts, layout, said), **arrays)
 
 
 def as_wide(parts: Sequence[Routing]) -> list[Routing]:
@@ -151,12 +159,28 @@ def _widened(part: Routing, slots: int) -> Routing:
     return replace(part, experts=wide(part.experts, NO_EXPERT), **slot_values)
 
 
-def _reasons(experts: np.ndarray, layout: Layout) -> Any:
-    """Why rows have no routing: never fed, or nothing left of it (a full expert, or an intervention)."""
+def _reasons(experts: np.ndarray, layout: Layout, said: dict[str, np.ndarray]) -> Any:
+    """Why rows have no routing: never fed, a router that said nothing, or nothing left of what it said."""
     unfed = layout.source < 0
     if not ((experts < 0).all(axis=1) & ~unfed).any():
         return NEVER_FED if unfed.any() else None
-    return np.where(unfed, NEVER_FED, DROPPED).astype(object)
+    reasons = np.where(unfed, NEVER_FED, DROPPED).astype(object)
+    for why, rows in said.items():
+        reasons[rows] = why
+    return reasons
+
+
+def _void(logits: np.ndarray, bf16: bool, layout: Layout) -> dict[str, np.ndarray]:
+    """reason -> bool [n]: rows that were fed, and of which the router said nothing."""
+    values, fed = _float32(logits, bf16), layout.source >= 0
+    found = {ALL_INFINITE: fed & all_infinite(values), ALL_NAN: fed & all_nan(values)}
+    return {why: rows for why, rows in found.items() if rows.any()}
+
+
+def _blank(values: np.ndarray, rows: np.ndarray, blank: float) -> np.ndarray:
+    kept = values.copy()  # gathered arrays may be those of the forward pass itself
+    kept[rows] = blank
+    return kept
 
 
 _BF16_NAN = 0x7FC0
@@ -192,10 +216,14 @@ def _unrouted(router: Router, forwards: Sequence[Any], layout: Layout) -> LayerR
 
 
 def _scores(logits: np.ndarray, bf16: bool, experts: np.ndarray, scoring: str) -> dict[str, np.ndarray]:
-    values = bf16_to_float32(logits) if bf16 else logits.astype(np.float32, copy=False)
+    values = _float32(logits, bf16)
     p = probabilities(values, scoring)
     # A router may score more than it can choose (LongCat's identity experts are choosable, Zaya's skip class is not).
     return {"entropy": entropy(p), "margin": margin(p, experts)}
+
+
+def _float32(logits: np.ndarray, bf16: bool) -> np.ndarray:
+    return bf16_to_float32(logits) if bf16 else logits.astype(np.float32, copy=False)
 
 
 def _sampled(layout: Layout, group: Sequence[EncodedPrompt], rate: float, seed: int) -> np.ndarray | None:

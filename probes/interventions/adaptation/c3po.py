@@ -6,6 +6,7 @@ what lowers the neighbours' loss when it is put in their place ("gradient"). Not
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -202,12 +203,13 @@ def last_layers(model: Any, count: int) -> tuple[int, ...]:
 def known_references(model: Any, source: Any, tokenizer: Any) -> References:
     """`source` as it is, or what the file it names holds; remembered for a model as it is now."""
     from probes.prompts import read_prompts
+    from probes.recording.fingerprints import settings_fingerprint, weights_fingerprint
 
     if isinstance(source, References):
         return source
     steering = active(model)
-    weights = hash(tuple(parameter.data_ptr() for parameter in model.parameters()))
-    state = (str(source), Path(source).stat().st_mtime_ns if Path(source).exists() else 0, weights)
+    content = hashlib.sha256(Path(source).read_bytes()).hexdigest() if Path(source).is_file() else ""
+    state = (str(source), content, weights_fingerprint(model), settings_fingerprint(model))
     key = (*state, "" if steering is None else " ".join(map(str, steering.specs)))
     remembered = _KNOWN.get(model)
     if remembered is None or remembered[0] != key:
