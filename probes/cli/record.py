@@ -29,7 +29,7 @@ SAME_NAME = (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    from probes.cli.options import interventions
+    from probes.cli.options import generation, interventions
     from probes.recording.options import DEFAULT_CAPTURE, DTYPES, LEVELS
 
     levels = "; ".join(f"{name}: {what}" for name, what in LEVELS.items())
@@ -45,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--layers", metavar="0-7", help="only these layers (the model's own numbers)")
     parser.add_argument("--max-new-tokens", type=int, default=0, metavar="N", help="also generate N tokens, greedily")
+    generation(parser)
     parser.add_argument("--batch-size", default="auto", metavar="auto|N", help="sequences per forward pass")
     parser.add_argument("--max-length", type=int, metavar="N", help="cut prompts to N tokens")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N sequences")
@@ -104,6 +105,7 @@ def _options(args: argparse.Namespace) -> RecordOptions:
     options = RecordOptions(
         capture=parse_capture(args.capture),
         layers=parse_layers(args.layers),
+        generation=tuple(args.generation),
         batch_size=None if args.batch_size == "auto" else int(args.batch_size),
         **{name: getattr(args, name) for name in SAME_NAME},
     )

@@ -23,6 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, metavar="T", help="draw tokens at T (default: the most likely)")
     parser.add_argument("--top-p", type=float, metavar="P", help="draw only from the likeliest that make up P together")
     parser.add_argument("--seed", type=int, metavar="N", help="of what is drawn, the same for both texts (default 0)")
+    options.generation(parser)
     parser.add_argument("--out", metavar="TRACE", help="write both runs into this trace, the steered one with its spec")
     options.loading(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, with every token")
@@ -36,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
     from probes.side_by_side import side_by_side
     from probes.side_by_side_text import render
 
-    decoding = Decoding(args.max_new_tokens, options.texts(args.stop), **_drawn(args)).checked()
+    decoding = Decoding(args.max_new_tokens, options.texts(args.stop), options=tuple(args.generation), **_drawn(args))
+    decoding = decoding.checked()
     specs = options.parsed(args)
     messages = [{"role": "user", "content": args.prompt}] if args.chat else None
     prompt = Prompt("--prompt", "prompt", text=None if messages else args.prompt, messages=messages)

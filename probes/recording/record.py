@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probes.errors import ProbeError
+from probes.generation_config import option_texts, require_generation
 from probes.interventions.spec import Spec, parse_all
 from probes.prompts import BadPrompt, Prompts, read_prompts
 from probes.recording.encode import EncodedPrompt, context_length, encode_prompts
@@ -98,6 +99,8 @@ def record(
     check_baseline(Path(out), baseline)
     source = str(model) if isinstance(model, str | Path) else getattr(model.config, "_name_or_path", "") or "in memory"
     model, tokenizer = _loaded(model, tokenizer, options)
+    if options.max_new_tokens:
+        require_generation(model)
     under = (*_steered_by(model), *specs)
     job = prepare(model, tokenizer, found, options, under)
     run = _Run(model, tokenizer, job, options, source, name, specs, under, baseline)
@@ -116,7 +119,8 @@ def options_from(capture: str | Sequence[str] | None = None, **settings: Any) ->
     """RecordOptions from loose settings; `capture` as text or as a sequence of levels."""
     text = capture if capture is None or isinstance(capture, str) else ",".join(capture)
     try:
-        return RecordOptions(capture=parse_capture(text), **settings)
+        generation = option_texts(settings.pop("generation", None))
+        return RecordOptions(capture=parse_capture(text), generation=generation, **settings)
     except TypeError as error:
         raise ProbeError(f"record: {str(error).split('__init__() ')[-1]}") from error
 
@@ -236,6 +240,7 @@ class _Run:
                 "command": command_line(),
                 "gating": feed.recorder.gating_parameters,
                 "self_test": feed.recorder.report.summary,
+                **({"generation": written} if (written := feed.written()) else {}),
                 "notes": [*feed.recorder.report.notes, *feed.notes],
             },
         )
