@@ -210,3 +210,34 @@ def test_sampling_takes_its_cuts_by_name_and_no_other(model, tokenizer):
 def test_a_model_that_writes_nothing_is_refused(model, tokenizer, tmp_path):
     with pytest.raises(ProbeError, match="does not generate text"):
         recorded(model.model, tokenizer, tmp_path)
+
+
+def test_evaluated_answers_are_greedy_and_say_how_they_were_written(tmp_path):
+    from probes.sample import sample_path
+
+    model, tokenizer = probes.load_model(sample_path() / "model", dtype="float32")
+    ask = {"tokenizer": tokenizer, "limit": 6}
+    tasks = [sample_path() / "tasks" / "sums.jsonl"]
+    before = probes.evaluate(model, tasks, **ask)
+    model.generation_config.repetition_penalty = 5.0
+    after = probes.evaluate(model, tasks, **ask)
+    assert [item["output"] for item in after.items] == [item["output"] for item in before.items]
+    assert after.settings["generation"]["checkpoint_options_not_used"] == {"repetition_penalty": 5.0}
+    assert any("repetition_penalty" in note for note in after.notes)
+    asked = probes.evaluate(model, tasks, generation=["repetition_penalty=5.0"], **ask)
+    assert [item["output"] for item in asked.items] != [item["output"] for item in before.items]
+    with pytest.raises(UsageError, match="repetition_penalty=5.0 cannot be honoured by the decoding strategy"):
+        probes.evaluate(model, tasks, ["ensemble:n=2"], generation=["repetition_penalty=5.0"], **ask)
+
+
+def test_a_strategy_samples_where_that_is_asked_for_and_refuses_the_rest(model, tokenizer):
+    plan = parse_strategy("plain")
+    texts = [
+        write_by_strategy(model, tokenizer, [[5, 6, 7]], Decoding(8, sample=True, temperature=9.0, seed=s), plan)[0].ids
+        for s in (1, 1, 2)
+    ]
+    first, same, other = (text.tolist() for text in texts)
+    assert first == same != other
+    for refused in (Decoding(3, options=("repetition_penalty=2",)), Decoding(3, sample=True, top_p=0.5)):
+        with pytest.raises(UsageError, match="cannot honour"):
+            write_by_strategy(model, tokenizer, [[5, 6, 7]], refused, plan)
