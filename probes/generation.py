@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probes.capture.head import LARGE, takes_logits_to_keep
 from probes.errors import ProbeError, UsageError
 from probes.generation_config import end_token_ids, generation_config, parse_options, require_generation, write
 from probes.recording.session import pad
@@ -120,10 +121,20 @@ def _read(model: Any, tokenizer: Any, prompts: Sequence[Ids], continuations: Seq
     whole = [np.concatenate([p, c]) for p, c in zip(prompts, continuations, strict=True)]
     # Padding on the right: positions need no shift, and recurrent layers see it last.
     ids, mask = pad(whole, pad_id(tokenizer), left=False, device=model.device)
+    first = min(map(len, prompts)) - 1  # before it, no position's logits are needed
+    keep = {"logits_to_keep": ids.shape[1] - first} if first and _large(model, ids) else {}
+    masked = {} if mask is None else {"attention_mask": mask}
     with torch.no_grad():
-        logits = model(input_ids=ids, use_cache=False, **({} if mask is None else {"attention_mask": mask})).logits
-    spans = [slice(len(p) - 1, len(p) - 1 + len(c)) for p, c in zip(prompts, continuations, strict=True)]
+        logits = model(input_ids=ids, use_cache=False, **masked, **keep).logits
+    left = ids.shape[1] - logits.shape[1]
+    spans = [slice(len(p) - 1 - left, len(p) - 1 - left + len(c)) for p, c in zip(prompts, continuations, strict=True)]
     return [logits[row, span].float().log_softmax(-1) for row, span in enumerate(spans)]
+
+
+def _large(model: Any, ids: Any) -> bool:
+    """Would all logits of ids [B, S] take so much memory that only those needed are worth another rounding?"""
+    size = ids.numel() * model.config.get_text_config().vocab_size * model.dtype.itemsize
+    return size >= LARGE and takes_logits_to_keep(model)
 
 
 def _forced(model: Any, tokenizer: Any, prompts: Sequence[Ids], continuations: Sequence[Ids]) -> list[torch.Tensor]:
@@ -137,9 +148,7 @@ def _forced(model: Any, tokenizer: Any, prompts: Sequence[Ids], continuations: S
     force = _Force(continuations, pad_id(tokenizer))
     # No token ends the reading, also not an end token inside the text: this id does not exist.
     nothing = model.config.get_text_config().vocab_size
-    config = generation_config(
-        model, max_new_tokens=longest, pad_token_id=pad_id(tokenizer), eos_token_id=[nothing]
-    )
+    config = generation_config(model, max_new_tokens=longest, pad_token_id=pad_id(tokenizer), eos_token_id=[nothing])
     write(model, ids, mask, config, logits_processor=force.processors())
     return [torch.stack(rows) if rows else force.empty() for rows in force.rows]
 

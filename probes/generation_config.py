@@ -219,7 +219,9 @@ def _value(name: str, text: str) -> Any:
     try:
         value = json.loads(text)
     except ValueError:
-        raise UsageError(f"--generation {name}: {text!r} is not JSON; write numbers and lists, as in 1.2 or [[5]]") from None
+        raise UsageError(
+            f"--generation {name}: {text!r} is not JSON; write numbers and lists, as in 1.2 or [[5]]"
+        ) from None
     if value is None:
         raise UsageError(f"--generation {name}: null is no value; leave the option out")
     return value

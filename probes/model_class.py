@@ -14,9 +14,12 @@ AUTO_CLASSES = (
     "AutoModelForImageTextToText",
     "AutoModelForMultimodalLM",
     "AutoModelForSeq2SeqLM",
+    "AutoModelForTokenClassification",
+    "AutoModel",
 )
-# Parts of a composite model that has no forward pass of its own: the one that reads and writes text.
-TEXT_PARTS = ("thinker", "language_model")
+# model_type -> the part that reads text from left to right, where the whole does not: one that also speaks has no
+# forward pass of its own, one that writes by diffusion refines a canvas that it reads beside the text.
+TEXT_PARTS = {"qwen3_omni_moe": "thinker", "diffusion_gemma": "model.encoder.language_model"}
 
 
 def model_class(config: Any, *, trust_remote_code: bool = False) -> Any:
@@ -56,12 +59,12 @@ def from_config(config: Any, *, trust_remote_code: bool = False) -> Any:
 
 
 def text_part(model: Any) -> Any:
-    """The model itself, or the part that reads text where the whole has no forward pass (speaking models)."""
-    import torch
-
-    if type(model).forward is not torch.nn.Module.forward:
+    """The model itself, or the part of it that reads text (see `TEXT_PARTS`)."""
+    name = TEXT_PARTS.get(getattr(model.config, "model_type", ""))
+    try:
+        return model if name is None else model.get_submodule(name)
+    except AttributeError:
         return model
-    return next((part for name in TEXT_PARTS if (part := getattr(model, name, None)) is not None), model)
 
 
 def _modeling(config: Any) -> Any:

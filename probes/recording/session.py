@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probes.capture.head import last_only, takes_logits_to_keep
 from probes.errors import ProbeError
 from probes.generation_config import end_token_ids, generation_config, left_aside, used, words_of, write
 from probes.recording.encode import EncodedPrompt
@@ -72,7 +73,9 @@ class Feeder:
     def _read(self, group: Sequence[EncodedPrompt]) -> list[np.ndarray]:
         # Padding on the right: positions need no shift, and recurrent layers (Mamba, linear attention) see it last.
         ids, mask = pad([item.ids for item in group], self._pad_id, left=False, device=self.model.device)
-        self._call(self.model, input_ids=ids, use_cache=False, **({} if mask is None else {"attention_mask": mask}))
+        masked = {} if mask is None else {"attention_mask": mask}
+        few = {} if self.predictions else last_only(self.model)
+        self._call(self.model, input_ids=ids, use_cache=False, **masked, **few)
         return [np.empty(0, np.int32)] * len(group)
 
     def _generate(self, group: Sequence[EncodedPrompt]) -> list[np.ndarray]:
@@ -80,7 +83,7 @@ class Feeder:
         config = self.generation_config()
         mask = ids.new_ones(ids.shape) if mask is None else mask
         # All positions' logits, not only the last one's, so that the prompt's tokens get their log-probability too.
-        keep = {"logits_to_keep": 0} if self.model._supports_logits_to_keep() and self.predictions else {}
+        keep = {"logits_to_keep": 0} if self.predictions and takes_logits_to_keep(self.model) else {}
         keep |= {} if self.stepped is None else {"stopping_criteria": _every_step(self.stepped)}
         output = self._call(write, model=self.model, ids=ids, mask=mask, config=config, **keep)
         stops = set(end_token_ids(self.model))
@@ -109,8 +112,9 @@ class Feeder:
         layers = {
             word: f"layer{'s' if len(found) > 1 else ''} {','.join(map(str, found))}" for word, found in words.items()
         }
+        missing = [self.predictions.why_not] if self.predictions else []
         writing = [words_of(left_aside(self.model))] if self.max_new_tokens else []
-        return [*(f"{where}: {word}" for word, where in layers.items()), *filter(None, writing)]
+        return [*(f"{where}: {word}" for word, where in layers.items()), *filter(None, [*missing, *writing])]
 
     @property
     def _pad_id(self) -> int:
@@ -172,12 +176,13 @@ def feeder(
     from probes.capture.predictions import Predictions
     from probes.steering import active, steer
 
+    predictions = Predictions(model) if "predictions" in options.capture else None
     with contextlib.ExitStack() as stack:
         if interventions:
             stack.enter_context(steer(model, interventions, tokenizer=tokenizer))
         steering = active(model)
         recorder = stack.enter_context(capture(model, wanted(options)))
-        watching = stack.enter_context(Predictions(model)) if "predictions" in options.capture else None
+        watching = None if predictions is None else stack.enter_context(predictions)
         settings = RowSettings(
             routers=_as_steered(recorder.routers, steering),
             scoring={layer: gating.get("score", "softmax") for layer, gating in recorder.gating_parameters.items()},
@@ -187,7 +192,9 @@ def feeder(
             seed=options.seed,
             token_texts=TokenTexts(tokenizer),
         )
-        yield Feeder(model, tokenizer, recorder, watching, settings, options.max_new_tokens, steering, options.generation)
+        yield Feeder(
+            model, tokenizer, recorder, watching, settings, options.max_new_tokens, steering, options.generation
+        )
 
 
 def _as_steered(routers: Sequence[Router], steering: Any) -> tuple[Router, ...]:
