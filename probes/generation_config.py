@@ -53,8 +53,9 @@ _PASSES = "passes would no longer be one per token of one sequence"
 _OWN = "there is an option of its own for it"
 _GREEDY = "it acts on sampled tokens only, and these are the most likely ones"
 REFUSED: Mapping[str, str] = {
-    **dict.fromkeys(("num_beams", "num_beam_groups", "num_return_sequences", "guidance_scale", "penalty_alpha"), _PASSES),
-    **dict.fromkeys(("dola_layers", "prompt_lookup_num_tokens", "assistant_early_exit", "prefill_chunk_size"), _PASSES),
+    **dict.fromkeys(("num_beams", "num_beam_groups", "num_return_sequences", "guidance_scale"), _PASSES),
+    **dict.fromkeys(("penalty_alpha", "dola_layers", "prompt_lookup_num_tokens", "assistant_early_exit"), _PASSES),
+    "prefill_chunk_size": _PASSES,
     **dict.fromkeys(("constraints", "force_words_ids", "use_mtp", "speculation_type", "is_assistant"), _PASSES),
     **dict.fromkeys(("max_new_tokens", "do_sample", "temperature", "top_p", "stop_strings"), _OWN),
     **dict.fromkeys(SAMPLING_OPTIONS, _GREEDY),

@@ -46,7 +46,7 @@ def harness_model(
 
 
 def _others(settings: dict[str, Any], sample: bool) -> dict[str, Any]:
-    """What a request asks for beyond `OWN` and would change its text; a cut of what is sampled changes no greedy one."""
+    """What a request asks for beyond `OWN` that would change its text; cuts of what is sampled change no greedy one."""
     skip = (*OWN, *(() if sample else SAMPLING_OPTIONS))
     return {n: v for n, v in settings.items() if n not in skip and v is not None and not is_neutral(n, v)}
 

@@ -78,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
     specs = parsed(args)
     if args.dry_run:
         estimate = dry_run(args.model, args.prompts, options)
+        _told(estimate.notes)
         print(json.dumps(estimate.as_dict(), ensure_ascii=False) if args.json else estimate.describe())
         return _left_out(estimate.left_out)
     done = record(
@@ -90,8 +91,7 @@ def run(args: argparse.Namespace) -> int:
         interventions=specs,
         baseline=args.baseline,
     )
-    for note in done.notes:
-        print(f"probe: {note}", file=sys.stderr)
+    _told(done.notes)
     print(json.dumps(done.as_dict(), ensure_ascii=False) if args.json else done.describe())
     return _left_out(done.left_out)
 
@@ -110,6 +110,11 @@ def _options(args: argparse.Namespace) -> RecordOptions:
         **{name: getattr(args, name) for name in SAME_NAME},
     )
     return check_options(options)
+
+
+def _told(notes: list[str]) -> None:
+    for note in notes:
+        print(f"probe: {note}", file=sys.stderr)
 
 
 SHOWN = 5

@@ -21,6 +21,7 @@ from probes.evaluation.score import Record, Scorer
 from probes.evaluation.workfile import WorkFile
 from probes.generation import Decoding
 from probes.generation_config import left_aside, option_texts, used, words_of
+from probes.prompts import key_notes
 from probes.recording.plan import plan_batches
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def evaluate(
         _item_rows(items, compared, records),
         {arm.name: json.loads(arm.key) for arm in compared},
         {**settings, "control_seeds": control_seeds, "seed": seed, **_writing(scorer, items)},
-        [*infinite(records, compared), *_notes(scorer, rows, items)],
+        [*key_notes([item.prompt for item in items]), *infinite(records, compared), *_notes(scorer, rows, items)],
     )
 
 

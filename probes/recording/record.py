@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from probes.errors import ProbeError
 from probes.generation_config import option_texts, require_generation
 from probes.interventions.spec import Spec, parse_all
-from probes.prompts import BadPrompt, Prompts, read_prompts
+from probes.prompts import BadPrompt, Prompts, key_notes, read_prompts
 from probes.recording.encode import EncodedPrompt, context_length, encode_prompts
 from probes.recording.options import RecordOptions, check_options, parse_capture
 from probes.recording.plan import fingerprint, plan_batches, take_shard
@@ -60,6 +60,7 @@ class Job:
     batches: list[list[int]]
     fingerprint: str
     left_out: list[BadPrompt]
+    notes: list[str] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
@@ -141,7 +142,7 @@ def prepare(model: Any, tokenizer: Any, prompts: Prompts, options: RecordOptions
     batches = plan_batches(lengths, options.batch_size, model.device.type)
     settings = {**options.settings(), **({"interventions": [spec.as_dict() for spec in under]} if under else {})}
     print_ = fingerprint([item.ids for item in encoded], batches, settings)
-    return Job(encoded, batches, print_, [*prompts.bad, *too_long])
+    return Job(encoded, batches, print_, [*prompts.bad, *too_long], key_notes(prompts.good))
 
 
 def _loaded(model: Any, tokenizer: Any, options: RecordOptions) -> tuple[Any, Any]:
@@ -181,13 +182,15 @@ class _Run:
         with feeder(self.model, self.tokenizer, self.options, self.specs) as feed:
             writer = open_writer(out, self._info(feed), _layers(feed), self._kept(), resume=resume)
             if writer is None:
-                return self._recorded(out, None, started, [*feed.notes, "this run was complete already"])
+                return self._recorded(
+                    out, None, started, [*self.job.notes, *feed.notes, "this run was complete already"]
+                )
             with writer:
                 done = writer.batches_done
                 self._feed(feed, writer, done, progress)
                 writer.finish()
             again = [f"went on after {done} of {len(self.job.batches)} batches"] if done else []
-            return self._recorded(out, writer.run_id, started, [*feed.notes, *again])
+            return self._recorded(out, writer.run_id, started, [*self.job.notes, *feed.notes, *again])
 
     def _recorded(self, out: Path, run_id: int | None, started: float, notes: list[str]) -> Recorded:
         from store.trace import open_trace
@@ -241,7 +244,7 @@ class _Run:
                 "gating": feed.recorder.gating_parameters,
                 "self_test": feed.recorder.report.summary,
                 **({"generation": written} if (written := feed.written()) else {}),
-                "notes": [*feed.recorder.report.notes, *feed.notes],
+                "notes": [*feed.recorder.report.notes, *self.job.notes, *feed.notes],
             },
         )
 

@@ -226,7 +226,7 @@ def test_evaluated_answers_are_greedy_and_say_how_they_were_written(tmp_path):
     assert any("repetition_penalty" in note for note in after.notes)
     asked = probes.evaluate(model, tasks, generation=["repetition_penalty=5.0"], **ask)
     assert [item["output"] for item in asked.items] != [item["output"] for item in before.items]
-    with pytest.raises(UsageError, match="repetition_penalty=5.0 cannot be honoured by the decoding strategy"):
+    with pytest.raises(UsageError, match=r"repetition_penalty=5\.0 cannot be honoured by the decoding strategy"):
         probes.evaluate(model, tasks, ["ensemble:n=2"], generation=["repetition_penalty=5.0"], **ask)
 
 
