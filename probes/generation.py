@@ -18,7 +18,7 @@ import numpy as np
 
 from probes.capture.head import LARGE, takes_logits_to_keep
 from probes.errors import ProbeError, UsageError
-from probes.generation_config import end_token_ids, generation_config, parse_options, require_generation, write
+from probes.generation_config import end_token_ids, generation_config, parse_options, require_decoder, write
 from probes.recording.session import pad
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def generate(
     on_step is called after each token with the texts so far.
     """
     decoding = decoding or Decoding()
-    require_generation(model)
+    require_decoder(model)
     ids, mask = padded(model, tokenizer, prompts)
     watch = Watch(tokenizer, ids.shape[1], decoding.stop, end_ids(model, tokenizer), on_step)
     config = decoding.config(model, tokenizer)
@@ -109,6 +109,8 @@ def distributions(
 
     stepwise: the continuation is fed token by token after its prompt (decoding), not in one pass with it (prefill).
     """
+    if getattr(model.config, "is_encoder_decoder", False):
+        require_decoder(model)
     if any(len(prompt) == 0 for prompt in prompts):
         raise ProbeError("a text to be scored needs at least one token before it")
     with _no_memory_error():

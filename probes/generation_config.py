@@ -174,6 +174,25 @@ def end_token_ids(model: Any) -> list[int]:
     return own or _ids(getattr(model.config.get_text_config(), "eos_token_id", None))
 
 
+def decoder_start_id(model: Any) -> int:
+    """What the decoder of an encoder-decoder model reads first; ProbeError where the checkpoint does not say."""
+    for name in ("decoder_start_token_id", "bos_token_id"):
+        for config in (_own(model), model.config):
+            if isinstance(found := getattr(config, name, None), int):
+                return found
+    raise ProbeError(f"{type(model).__name__}: the checkpoint names no decoder_start_token_id to begin with")
+
+
+def require_decoder(model: Any) -> None:
+    """ProbeError for a model that does not go on with the text it reads."""
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ProbeError(
+            f"{type(model).__name__} has an encoder and a decoder; this needs a model that goes on with its prompt. "
+            "probe record records both"
+        )
+    require_generation(model)
+
+
 def require_generation(model: Any) -> None:
     """ProbeError for a model that writes no text."""
     if not callable(getattr(model, "generate", None)) or not getattr(model, "can_generate", lambda: True)():

@@ -20,7 +20,7 @@ import numpy as np
 
 from probes.errors import ProbeError, UsageError
 from probes.generation import Decoding, Generated, distributions, generate, kl
-from probes.generation_config import left_aside, require_generation, used, words_of
+from probes.generation_config import left_aside, require_decoder, used, words_of
 from probes.interventions import Spec, parse_all
 from probes.prompts import Prompt
 from probes.recording.encode import context_length, encode_prompts
@@ -181,7 +181,7 @@ def side_by_side(
     if not specs:
         raise UsageError("no intervention to compare with the baseline")
     decoding = (decoding or Decoding()).checked()
-    require_generation(model)
+    require_decoder(model)
     if trace and decoding.sample:
         raise UsageError("a drawn text cannot be recorded: a recording writes the most likely tokens")
     asked = prompt if isinstance(prompt, Prompt) else Prompt(source="prompt", prompt_id="prompt", text=prompt)

@@ -44,6 +44,8 @@ class Predictions:
         self._pending: tuple[torch.Tensor, torch.Tensor] | None = None  # last position's logits and their logsumexp
         self._forwards: list[ForwardPredictions] = []
         self.why_not = _why_not(model)
+        both = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+        self._name = "decoder_input_ids" if both else "input_ids"  # whose following token is predicted
 
     def __enter__(self) -> Predictions:
         if not self.why_not:
@@ -63,7 +65,7 @@ class Predictions:
 
     def _after_forward(self, _model: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
         hidden = self._head.take()
-        ids = kwargs.get("input_ids", args[0] if args else None)
+        ids = kwargs.get(self._name, args[0] if args and self._name == "input_ids" else None)
         logits = getattr(output, "logits", None)
         if ids is None or logits is None:
             return

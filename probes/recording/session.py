@@ -11,7 +11,15 @@ import numpy as np
 
 from probes.capture.head import last_only, takes_logits_to_keep
 from probes.errors import ProbeError
-from probes.generation_config import end_token_ids, generation_config, left_aside, used, words_of, write
+from probes.generation_config import (
+    decoder_start_id,
+    end_token_ids,
+    generation_config,
+    left_aside,
+    used,
+    words_of,
+    write,
+)
 from probes.recording.encode import EncodedPrompt
 from probes.recording.options import RecordOptions
 from probes.recording.rows import RowSettings, batch_rows
@@ -75,8 +83,10 @@ class Feeder:
         ids, mask = pad([item.ids for item in group], self._pad_id, left=False, device=self.model.device)
         masked = {} if mask is None else {"attention_mask": mask}
         few = {} if self.predictions else last_only(self.model)
-        self._call(self.model, input_ids=ids, use_cache=False, **masked, **few)
-        return [np.empty(0, np.int32)] * len(group)
+        start = self._decoder_start()
+        begun = {} if start is None else {"decoder_input_ids": ids.new_full((len(group), 1), start)}
+        self._call(self.model, input_ids=ids, use_cache=False, **masked, **few, **begun)
+        return [np.asarray([] if start is None else [start], np.int32)] * len(group)
 
     def _generate(self, group: Sequence[EncodedPrompt]) -> list[np.ndarray]:
         ids, mask = pad([item.ids for item in group], self._pad_id, left=True, device=self.model.device)
@@ -86,8 +96,16 @@ class Feeder:
         keep = {"logits_to_keep": 0} if self.predictions and takes_logits_to_keep(self.model) else {}
         keep |= {} if self.stepped is None else {"stopping_criteria": _every_step(self.stepped)}
         output = self._call(write, model=self.model, ids=ids, mask=mask, config=config, **keep)
-        stops = set(end_token_ids(self.model))
-        return [cut_after(row, stops) for row in output[:, ids.shape[1] :].cpu().numpy().astype(np.int32)]
+        stops, start = set(end_token_ids(self.model)), self._decoder_start()
+        new = output[:, ids.shape[1] if start is None else 1 :].cpu().numpy().astype(np.int32)
+        begun = np.asarray([] if start is None else [start], np.int32)
+        return [np.concatenate([begun, cut_after(row, stops)]) for row in new]
+
+    def _decoder_start(self) -> int | None:
+        """What the decoder of an encoder-decoder model reads first; None for a decoder alone."""
+        if not getattr(self.model.config, "is_encoder_decoder", False):
+            return None
+        return decoder_start_id(self.model)
 
     def generation_config(self) -> Any:
         """How the model writes: greedily, but for the options that were asked for."""
