@@ -40,6 +40,19 @@ def model_class(config: Any, *, trust_remote_code: bool = False) -> Any:
     return next((cls for cls in autos if type(config) in cls._model_mapping), written or autos[0])
 
 
+def class_name(kind: type) -> str:
+    """The class, in words, that a checkpoint with a configuration of this type is loaded as."""
+    import transformers
+
+    part = TEXT_PARTS.get(kind.model_type)  # type: ignore[attr-defined]
+    for name in AUTO_CLASSES:
+        auto = getattr(transformers, name, None)
+        if auto is not None and kind in auto._model_mapping:
+            found = str(auto._model_mapping[kind].__name__)
+            return found if part is None else f"{found}, its {part}"
+    return "the class that wrote it"
+
+
 def written_by(config: Any) -> Any:
     """The class that `architectures` names, if transformers has it for this configuration; None otherwise."""
     package = _modeling(config)

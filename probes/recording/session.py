@@ -131,6 +131,8 @@ class Feeder:
             word: f"layer{'s' if len(found) > 1 else ''} {','.join(map(str, found))}" for word, found in words.items()
         }
         missing = [self.predictions.why_not] if self.predictions else []
+        if getattr(self.model.config, "is_encoder_decoder", False):
+            missing.append("the encoder's layers have routing for the prompt, the decoder's for what follows it")
         writing = [words_of(left_aside(self.model))] if self.max_new_tokens else []
         return [*(f"{where}: {word}" for word, where in layers.items()), *filter(None, [*missing, *writing])]
 
