@@ -73,7 +73,7 @@ class SplitHead:
             self._own = False
 
     def _cut(self, _head: Any, args: tuple[Any, ...]) -> Any:
-        hidden = args[0] if args else None
+        hidden: Any = args[0] if args else None
         if self._own or getattr(hidden, "ndim", 0) != 3 or hidden.shape[1] < 2:
             return None
         if hidden.shape[0] * hidden.shape[1] * self._bytes(hidden) < LARGE:

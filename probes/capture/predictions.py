@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +80,7 @@ class Predictions:
         predicted = torch.full(ids.shape, -1, dtype=torch.int64, device=ids.device)
         following = torch.zeros_like(ids[:, missing:])  # the token after each position; none is known after the last
         following[:, :-1] = ids[:, missing + 1 :]
-        best, total, chosen = _reduced(_pieces(source, None if hidden is None else self._head), following)
+        best, total, chosen = _read_off(_blocks(source, None if hidden is None else self._head), following)
         predicted[:, missing:] = best
         logprob[:, missing + 1 :] = (chosen - total)[:, :-1]
         if self._pending is not None:
@@ -97,30 +97,39 @@ def _why_not(model: Any) -> str:
     return ""
 
 
-def _pieces(source: torch.Tensor, head: SplitHead | None) -> Iterator[tuple[int, torch.Tensor]]:
-    """(first row, float32 logits [n, V]) over all positions, from logits [B, S, V] or from hidden states [B, S, H]."""
+def _blocks(source: torch.Tensor, head: SplitHead | None) -> Iterable[tuple[int, torch.Tensor]]:
+    """(first row, logits [n, V]) over all positions, from logits [B, S, V] or from hidden states [B, S, H]."""
     rows = source.reshape(-1, source.shape[-1])
-    for begin, logits in [(0, rows)] if head is None else head.pieces(rows):
-        step = max(1, AT_ONCE.get(logits.device.type, AT_ONCE_ELSEWHERE) // (4 * logits.shape[1]))
-        for start in range(0, len(logits), step):
-            yield begin + start, logits[start : start + step].float()
+    return [(0, rows)] if head is None else head.pieces(rows)
 
 
-def _reduced(
-    pieces: Iterator[tuple[int, torch.Tensor]], following: torch.Tensor
+def _read_off(
+    blocks: Iterable[tuple[int, torch.Tensor]], following: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """argmax, logsumexp and the logit of the token that follows, over the vocabulary: [B, S] each."""
+    """argmax, logsumexp over the vocabulary, and the logit of the token that follows (float32): [B, S] each."""
     import torch
 
-    wanted = following.reshape(-1)
-    best = torch.empty_like(wanted)
-    total, chosen = (torch.empty(wanted.shape, dtype=torch.float32, device=wanted.device) for _ in range(2))
-    for start, piece in pieces:
-        rows = slice(start, start + len(piece))
-        best[rows], total[rows] = _argmax(piece), piece.logsumexp(dim=-1)
-        chosen[rows] = piece.gather(-1, wanted[rows].unsqueeze(-1).to(piece.device)).squeeze(-1)
+    wanted = following.reshape(-1, 1)
+    best = torch.empty_like(wanted[:, 0])
+    total, chosen = (torch.empty(len(wanted), dtype=torch.float32, device=wanted.device) for _ in range(2))
+    for start, logits in blocks:
+        rows = slice(start, start + len(logits))
+        best[rows], total[rows] = _reduced(logits)
+        chosen[rows] = logits.gather(-1, wanted[rows].to(logits.device)).squeeze(-1).float()
     shape = following.shape
     return best.view(shape), total.view(shape), chosen.view(shape)
+
+
+def _reduced(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """argmax and (in float32) logsumexp over the vocabulary, [n, V] -> [n] each, a piece at a time."""
+    import torch
+
+    step = max(1, AT_ONCE.get(rows.device.type, AT_ONCE_ELSEWHERE) // (4 * rows.shape[1]))
+    best, total = rows.new_empty(len(rows), dtype=torch.int64), rows.new_empty(len(rows), dtype=torch.float32)
+    for start in range(0, len(rows), step):
+        piece = rows[start : start + step].float()
+        best[start : start + step], total[start : start + step] = _argmax(piece), piece.logsumexp(dim=-1)
+    return best, total
 
 
 def _argmax(rows: torch.Tensor) -> torch.Tensor:

@@ -29,7 +29,7 @@ family's tiny model with transformers {transformers} and torch {torch} on a CPU.
 {summary}
 
 * **loaded as**: the class of transformers that a checkpoint of the family is loaded as. Only text is fed to models that
-  also see, hear or speak. A bare backbone or a classifier is loaded as the class that wrote it; it makes no predictions.
+  also see, hear or speak. A bare backbone or a classifier is loaded as the class that wrote it, and predicts no tokens.
   An encoder-decoder's encoder is recorded over the prompt, its decoder over what follows.
 * **recorded**: what every layer gives. Norms include the largest absolute component of each chosen expert's output and
   of the experts' input; output vectors and moments come from the same place.
