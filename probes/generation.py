@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probes.capture.head import LARGE, takes_logits_to_keep
+from probes.capture.head import LARGE, headless, takes_logits_to_keep
 from probes.errors import ProbeError, UsageError
 from probes.generation_config import end_token_ids, generation_config, parse_options, require_decoder, write
 from probes.recording.session import pad
@@ -111,6 +111,8 @@ def distributions(
     """
     if getattr(model.config, "is_encoder_decoder", False):
         require_decoder(model)
+    if why := headless(model):
+        raise ProbeError(f"{why}: it gives no token a probability")
     if any(len(prompt) == 0 for prompt in prompts):
         raise ProbeError("a text to be scored needs at least one token before it")
     with _no_memory_error():

@@ -33,6 +33,12 @@ def head_of(model: Any) -> Any:
     return find() if callable(find) else None
 
 
+def headless(model: Any) -> str:
+    """Why this model predicts no next token (a backbone, a classifier), in words; empty where it does."""
+    asks = getattr(model, "get_output_embeddings", None)
+    return f"{type(model).__name__} has no language model's head" if callable(asks) and asks() is None else ""
+
+
 class SplitHead:
     """Keeps a head from computing large logits at once; `pieces` gives them afterwards, a piece at a time.
 

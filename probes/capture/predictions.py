@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from probes.capture.head import SplitHead
+from probes.capture.head import SplitHead, headless
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ class Predictions:
         self._head = SplitHead(model)
         self._pending: tuple[torch.Tensor, torch.Tensor] | None = None  # last position's logits and their logsumexp
         self._forwards: list[ForwardPredictions] = []
-        self.why_not = _why_not(model)
+        self.why_not = f"{why}: predictions are missing" if (why := headless(model)) else ""
         both = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
         self._name = "decoder_input_ids" if both else "input_ids"  # whose following token is predicted
 
@@ -87,14 +87,6 @@ class Predictions:
             logprob[:, :1] = _logprob(*self._pending, ids[:, :1])
         self._pending = logits[:, -1:].clone(), total[:, -1:]
         return ForwardPredictions(logprob, predicted)
-
-
-def _why_not(model: Any) -> str:
-    """Why this model predicts no next token; empty where it does."""
-    asks = getattr(model, "get_output_embeddings", None)
-    if callable(asks) and asks() is None:
-        return f"{type(model).__name__} has no language model's head: predictions are missing"
-    return ""
 
 
 def _blocks(source: torch.Tensor, head: SplitHead | None) -> Iterable[tuple[int, torch.Tensor]]:

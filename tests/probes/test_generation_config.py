@@ -210,6 +210,33 @@ def test_sampling_takes_its_cuts_by_name_and_no_other(model, tokenizer):
 def test_a_model_that_writes_nothing_is_refused(model, tokenizer, tmp_path):
     with pytest.raises(ProbeError, match="does not generate text"):
         recorded(model.model, tokenizer, tmp_path)
+    with pytest.raises(ProbeError, match="no language model's head"):
+        distributions(model.model, tokenizer, [[5, 6]], [[7]])
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT 0.21 asks transformers for it
+def test_a_wrapped_model_is_greedy_too(model, tokenizer):
+    """PEFT's `generate` hands the checkpoint's own generation_config to the model inside."""
+    peft = pytest.importorskip("peft")
+    ids = tokenizer(PROMPT)["input_ids"]
+    right = greedy(model, ids, NEW, {model.generation_config.eos_token_id, tokenizer.eos_token_id})
+    inner = copy.deepcopy(model)
+    inner.generation_config.repetition_penalty = 5.0
+    wrapped = peft.get_peft_model(inner, peft.LoraConfig(r=2, target_modules=["q_proj"])).eval()
+    assert generate(wrapped, tokenizer, [ids], Decoding(NEW))[0].ids.tolist() == right
+    assert left_aside(wrapped) == {"repetition_penalty": 5.0}
+
+
+def test_a_harness_request_asks_for_options_by_name(model, tokenizer):
+    from probes.evaluation.arms import Arm
+    from probes.harness import Requests
+
+    requests = Requests(model, tokenizer, Arm("baseline"), 4)
+    neutral = {"until": ["x"], "do_sample": False, "temperature": 0.0, "num_beams": 1, "top_k": 5, "min_p": None}
+    assert requests._decoding(neutral).options == ()
+    assert requests._decoding({"repetition_penalty": 1.3}).options == ("repetition_penalty=1.3",)
+    with pytest.raises(UsageError, match="num_beams cannot be honoured"):
+        requests._decoding({"num_beams": 4})
 
 
 def test_evaluated_answers_are_greedy_and_say_how_they_were_written(tmp_path):
