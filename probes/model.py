@@ -45,14 +45,16 @@ def load_skeleton(
 ) -> tuple[Any, Any]:
     """(model without weights, tokenizer): the modules and shapes of a model, in no memory. Raises ProbeError."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
+
+    from probes.model_class import from_config, text_part
 
     name = _checked(model)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     with _one_line(name):
         config = AutoConfig.from_pretrained(name, **options)
         with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            skeleton = text_part(from_config(config, trust_remote_code=trust_remote_code))
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
     _require_experts(name, skeleton)
     return skeleton.eval(), tokenizer
@@ -86,11 +88,15 @@ def _checked(model: str | Path) -> str:
 
 
 def _load(model: str, dtype: str, device: str | None, options: dict[str, Any]) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
+    from probes.model_class import model_class, text_part
+
+    config = AutoConfig.from_pretrained(model, **options)
+    loader = model_class(config, trust_remote_code=options["trust_remote_code"])
     # `from_pretrained(dtype=...)`, never `.to(dtype)`: some families keep router weights and biases in float32.
     # Other shapes are let pass there, to be refused by name here; what is missing is remembered, and told later.
-    found: Any = AutoModelForCausalLM.from_pretrained(
+    found: Any = loader.from_pretrained(
         model,
         dtype=dtype,
         use_safetensors=True,
@@ -100,7 +106,7 @@ def _load(model: str, dtype: str, device: str | None, options: dict[str, Any]) -
         **({"device_map": "auto"} if device == "auto" else {}),
         **options,
     )
-    loaded = note_loading(model, *found)
+    loaded = text_part(note_loading(model, *found))
     if device not in (None, "auto"):
         _move(loaded, str(device))
     return loaded, AutoTokenizer.from_pretrained(model, **options)
@@ -211,7 +217,7 @@ def _explain(model: str, error: Exception) -> str:
     if "not a local folder and is not a valid model identifier" in text or "404" in text:
         return f"there is no model {model!r}, neither as a folder nor on the hub"
     if "Unrecognized configuration class" in text:
-        return f"{model} is not a causal language model: {first}"
+        return f"{model} is of a kind that transformers loads neither as a language model nor by its own name: {first}"
     return f"{model} cannot be loaded: {first}"
 
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from probes.errors import ProbeError, UsageError
 from probes.generation import Decoding, Generated, distributions, generate, kl
+from probes.generation_config import left_aside, require_decoder, used, words_of
 from probes.interventions import Spec, parse_all
 from probes.prompts import Prompt
 from probes.recording.encode import context_length, encode_prompts
@@ -115,6 +116,7 @@ class SideBySide:
     baseline_run_id: int | None = None
     steered_run_id: int | None = None
     notes: list[str] = field(default_factory=list)
+    generation: dict[str, Any] = field(default_factory=dict)  # how both texts were written
 
     @property
     def changed_share(self) -> float:
@@ -179,6 +181,7 @@ def side_by_side(
     if not specs:
         raise UsageError("no intervention to compare with the baseline")
     decoding = (decoding or Decoding()).checked()
+    require_decoder(model)
     if trace and decoding.sample:
         raise UsageError("a drawn text cannot be recorded: a recording writes the most likely tokens")
     asked = prompt if isinstance(prompt, Prompt) else Prompt(source="prompt", prompt_id="prompt", text=prompt)
@@ -198,8 +201,18 @@ def side_by_side(
     for manner in (nullcontext, steered):
         with manner():
             readings.append(_read(model, tokenizer, ids, written))
-    runs = _recorded(model, tokenizer, asked, specs, sides, trace) if trace else {}
-    return _compared(tokenizer, text, specs, ids, sides, readings, runs)
+    runs = _recorded(model, tokenizer, asked, specs, sides, trace, decoding.options) if trace else {}
+    return _compared(tokenizer, text, specs, ids, sides, readings, {**runs, **_writing(model, tokenizer, decoding)})
+
+
+def _writing(model: Any, tokenizer: Any, decoding: Decoding) -> dict[str, Any]:
+    """How both texts were written, and what of the checkpoint's own was not used."""
+    left = left_aside(model)
+    done = used(decoding.config(model, tokenizer))
+    return {
+        "generation": {**done, **({"checkpoint_options_not_used": left} if left else {})},
+        "notes": [*filter(None, [words_of(left)])],
+    }
 
 
 def _encoded(prompt: Prompt, model: Any, tokenizer: Any, new_tokens: int) -> tuple[np.ndarray, str]:
@@ -317,13 +330,19 @@ def _experts(before: dict[int, np.ndarray], after: dict[int, np.ndarray]) -> lis
 
 
 def _recorded(
-    model: Any, tokenizer: Any, prompt: Prompt, specs: Sequence[Spec], sides: list[Generated], trace: str
+    model: Any,
+    tokenizer: Any,
+    prompt: Prompt,
+    specs: Sequence[Spec],
+    sides: list[Generated],
+    trace: str,
+    options: tuple[str, ...],
 ) -> dict[str, Any]:
     """Both runs into `trace`, each generating as many tokens as it did."""
     from probes.prompts import Prompts
     from probes.recording.record import record
 
-    common = {"tokenizer": tokenizer, "progress": False}
+    common = {"tokenizer": tokenizer, "progress": False, "generation": options}
     prompts = Prompts([prompt], [])
     plain = record(model, prompts, trace, name="baseline", max_new_tokens=len(sides[0].ids), **common)
     steered = record(

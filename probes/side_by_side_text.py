@@ -18,6 +18,7 @@ def render(found: SideBySide) -> str:
             "",
             f"saved in {found.trace}: baseline run {found.baseline_run_id}, steered run {found.steered_run_id}",
         ]
+    lines += [f"note: {note}" for note in found.notes]
     return "\n".join(lines)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from probes.capture.head import SplitHead, headless
 
 if TYPE_CHECKING:
     import torch
@@ -28,24 +31,32 @@ class ForwardPredictions:
 
 
 class Predictions:
-    """Watches a model's own output logits; a context manager that takes its hook off again.
+    """Watches a model's own output logits; a context manager that takes its hooks off again.
 
     The last position of a forward pass predicts the first token of the next one, so its log-probabilities wait for it
-    (one row of the vocabulary per sequence).
+    (one row of the vocabulary per sequence). `why_not`: why there are none, empty where there are.
     """
 
     def __init__(self, model: Any) -> None:
         self._model = model
         self._handle: Any = None
+        self._head = SplitHead(model)
         self._pending: tuple[torch.Tensor, torch.Tensor] | None = None  # last position's logits and their logsumexp
         self._forwards: list[ForwardPredictions] = []
+        self.why_not = f"{why}: predictions are missing" if (why := headless(model)) else ""
+        both = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+        self._name = "decoder_input_ids" if both else "input_ids"  # whose following token is predicted
 
     def __enter__(self) -> Predictions:
-        self._handle = self._model.register_forward_hook(self._after_forward, with_kwargs=True)
+        if not self.why_not:
+            self._head.__enter__()
+            self._handle = self._model.register_forward_hook(self._after_forward, with_kwargs=True)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._handle.remove()
+        if self._handle is not None:
+            self._handle.remove()
+        self._head.__exit__()
 
     def take(self) -> list[ForwardPredictions]:
         """The forward passes since the last call; the next one starts new sequences."""
@@ -53,37 +64,64 @@ class Predictions:
         return forwards
 
     def _after_forward(self, _model: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        ids = kwargs.get("input_ids", args[0] if args else None)
+        hidden = self._head.take()
+        ids = kwargs.get(self._name, args[0] if args and self._name == "input_ids" else None)
         logits = getattr(output, "logits", None)
         if ids is None or logits is None:
             return
-        self._forwards.append(self._read(ids, logits.detach()))
+        self._forwards.append(self._read(ids, logits.detach(), hidden))
 
-    def _read(self, ids: torch.Tensor, logits: torch.Tensor) -> ForwardPredictions:
+    def _read(self, ids: torch.Tensor, logits: torch.Tensor, hidden: torch.Tensor | None) -> ForwardPredictions:
         import torch
 
-        missing = ids.shape[1] - logits.shape[1]  # generation may keep only the last positions' logits
+        source = logits if hidden is None else hidden
+        missing = ids.shape[1] - source.shape[1]  # generation may keep only the last positions' logits
         logprob = torch.full(ids.shape, float("nan"), dtype=torch.float32, device=ids.device)
         predicted = torch.full(ids.shape, -1, dtype=torch.int64, device=ids.device)
-        predicted[:, missing:], total = _reduced(logits)
-        logprob[:, missing + 1 :] = _logprob(logits[:, :-1], total[:, :-1], ids[:, missing + 1 :])
+        following = torch.zeros_like(ids[:, missing:])  # the token after each position; none is known after the last
+        following[:, :-1] = ids[:, missing + 1 :]
+        best, total, chosen = _read_off(_blocks(source, None if hidden is None else self._head), following)
+        predicted[:, missing:] = best
+        logprob[:, missing + 1 :] = (chosen - total)[:, :-1]
         if self._pending is not None:
             logprob[:, :1] = _logprob(*self._pending, ids[:, :1])
         self._pending = logits[:, -1:].clone(), total[:, -1:]
         return ForwardPredictions(logprob, predicted)
 
 
-def _reduced(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """argmax and (in float32) logsumexp over the vocabulary, [B, S, V] -> [B, S] each, a piece at a time."""
+def _blocks(source: torch.Tensor, head: SplitHead | None) -> Iterable[tuple[int, torch.Tensor]]:
+    """(first row, logits [n, V]) over all positions, from logits [B, S, V] or from hidden states [B, S, H]."""
+    rows = source.reshape(-1, source.shape[-1])
+    return [(0, rows)] if head is None else head.pieces(rows)
+
+
+def _read_off(
+    blocks: Iterable[tuple[int, torch.Tensor]], following: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """argmax, logsumexp over the vocabulary, and the logit of the token that follows (float32): [B, S] each."""
     import torch
 
-    rows = logits.reshape(-1, logits.shape[-1])
-    step = max(1, AT_ONCE.get(logits.device.type, AT_ONCE_ELSEWHERE) // (4 * rows.shape[1]))
+    wanted = following.reshape(-1, 1)
+    best = torch.empty_like(wanted[:, 0])
+    total, chosen = (torch.empty(len(wanted), dtype=torch.float32, device=wanted.device) for _ in range(2))
+    for start, logits in blocks:
+        rows = slice(start, start + len(logits))
+        best[rows], total[rows] = _reduced(logits)
+        chosen[rows] = logits.gather(-1, wanted[rows].to(logits.device)).squeeze(-1).float()
+    shape = following.shape
+    return best.view(shape), total.view(shape), chosen.view(shape)
+
+
+def _reduced(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """argmax and (in float32) logsumexp over the vocabulary, [n, V] -> [n] each, a piece at a time."""
+    import torch
+
+    step = max(1, AT_ONCE.get(rows.device.type, AT_ONCE_ELSEWHERE) // (4 * rows.shape[1]))
     best, total = rows.new_empty(len(rows), dtype=torch.int64), rows.new_empty(len(rows), dtype=torch.float32)
     for start in range(0, len(rows), step):
         piece = rows[start : start + step].float()
         best[start : start + step], total[start : start + step] = _argmax(piece), piece.logsumexp(dim=-1)
-    return best.view(logits.shape[:-1]), total.view(logits.shape[:-1])
+    return best, total
 
 
 def _argmax(rows: torch.Tensor) -> torch.Tensor:

@@ -36,6 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--join", default="auto", metavar="auto|space|none", help="between text and target (auto: no space after = < …)"
     )
+    options.generation(parser)
     parser.add_argument("--seed", type=int, default=0, help="of the controls, resamples and tests (default 0)")
     parser.add_argument("--resume", metavar="FILE", help="work file (JSONL): results per item; goes on where it ends")
     parser.add_argument("--out", metavar="FILE", help="also write the result with every item and output, as JSON")
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
         max_new_tokens=args.max_new_tokens,
         stop=options.texts(["\\n"] if args.stop is None else args.stop),
         join=args.join,
+        generation=args.generation,
         seed=args.seed,
         resume=args.resume,
         progress=bar,

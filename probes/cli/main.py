@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from probes import __version__
+from probes.chatter import hush
 from probes.errors import ProbeError, UsageError, did_you_mean
 
 NOT_COMMANDS = {"main", "options", "output"}
@@ -69,6 +70,7 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 done, 1 could not do it, 2 wrong usage, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
+    hush()
     try:
         return _run(words)
     except UsageError as error:

@@ -42,6 +42,18 @@ def parsed(args: argparse.Namespace) -> tuple[Spec, ...]:
     return specs_of(args.intervention, args.trace, args.run_id)
 
 
+def generation(parser: argparse.ArgumentParser) -> None:
+    """--generation NAME=VALUE."""
+    parser.add_argument(
+        "--generation",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a generation option of transformers, as in repetition_penalty=1.2; may be repeated. "
+        "The checkpoint's own generation_config is not used",
+    )
+
+
 def loading(parser: argparse.ArgumentParser) -> None:
     """How the model is loaded."""
     parser.add_argument("--dtype", default="auto", help="precision to load the model in")

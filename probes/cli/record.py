@@ -29,7 +29,7 @@ SAME_NAME = (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    from probes.cli.options import interventions
+    from probes.cli.options import generation, interventions
     from probes.recording.options import DEFAULT_CAPTURE, DTYPES, LEVELS
 
     levels = "; ".join(f"{name}: {what}" for name, what in LEVELS.items())
@@ -45,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--layers", metavar="0-7", help="only these layers (the model's own numbers)")
     parser.add_argument("--max-new-tokens", type=int, default=0, metavar="N", help="also generate N tokens, greedily")
+    generation(parser)
     parser.add_argument("--batch-size", default="auto", metavar="auto|N", help="sequences per forward pass")
     parser.add_argument("--max-length", type=int, metavar="N", help="cut prompts to N tokens")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N sequences")
@@ -77,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
     specs = parsed(args)
     if args.dry_run:
         estimate = dry_run(args.model, args.prompts, options)
+        _told(estimate.notes)
         print(json.dumps(estimate.as_dict(), ensure_ascii=False) if args.json else estimate.describe())
         return _left_out(estimate.left_out)
     done = record(
@@ -89,8 +91,7 @@ def run(args: argparse.Namespace) -> int:
         interventions=specs,
         baseline=args.baseline,
     )
-    for note in done.notes:
-        print(f"probe: {note}", file=sys.stderr)
+    _told(done.notes)
     print(json.dumps(done.as_dict(), ensure_ascii=False) if args.json else done.describe())
     return _left_out(done.left_out)
 
@@ -104,10 +105,16 @@ def _options(args: argparse.Namespace) -> RecordOptions:
     options = RecordOptions(
         capture=parse_capture(args.capture),
         layers=parse_layers(args.layers),
+        generation=tuple(args.generation),
         batch_size=None if args.batch_size == "auto" else int(args.batch_size),
         **{name: getattr(args, name) for name in SAME_NAME},
     )
     return check_options(options)
+
+
+def _told(notes: list[str]) -> None:
+    for note in notes:
+        print(f"probe: {note}", file=sys.stderr)
 
 
 SHOWN = 5

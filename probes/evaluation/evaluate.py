@@ -21,6 +21,8 @@ from probes.evaluation.score import Record, Scorer
 from probes.evaluation.workfile import WorkFile, check_checkpoint
 from probes.families.initialised import note_of
 from probes.generation import Decoding
+from probes.generation_config import left_aside, option_texts, used, words_of
+from probes.prompts import key_notes
 from probes.recording.fingerprints import stored_checkpoint
 from probes.recording.plan import plan_batches
 
@@ -71,6 +73,7 @@ def evaluate(
     max_new_tokens: int = 64,
     stop: Sequence[str] = ("\n",),
     join: str = "auto",
+    generation: Sequence[str] = (),
     seed: int = 0,
     trace: Any = None,
     run_id: int | None = None,
@@ -85,6 +88,7 @@ def evaluate(
     interventions  one arm each, decoding strategies too; what is written `A + B`, and a file of several, is one arm
     control_seeds  how many random controls each arm gets
     stop           texts that end an answer; join: what stands between a text and its target ("auto", "space", "none")
+    generation     options of writing answers, "repetition_penalty=1.2" (see `probes.generation_config`)
     trace, run_id  the recording that recipes among the interventions ask
     seed           of the controls, resamples and tests
     resume         a work file: results already in it are kept, new ones are added to it
@@ -92,11 +96,12 @@ def evaluate(
     ProbeError or UsageError, one line, before the model has run. Batches are planned from the items alone: a resumed
     evaluation gives the numbers of an uninterrupted one.
     """
-    decoding = Decoding(max_new_tokens, tuple(stop)).checked()
+    decoding = Decoding(max_new_tokens, tuple(stop), options=option_texts(generation)).checked()
     for name, value, low in (("control-seeds", control_seeds, 0), ("batch-size", batch_size, 1), ("limit", limit, 1)):
         if value is not None and value < low:
             raise UsageError(f"--{name} must be at least {low}, got {value}")
     arms = arms_of(interventions, trace, run_id)
+    _check_strategies(arms, decoding)
     prompts = read_items([tasks] if isinstance(tasks, (str, Path)) else tasks, limit)
     source = str(model) if isinstance(model, (str, Path)) else getattr(model.config, "_name_or_path", "") or "in memory"
     stored = stored_checkpoint(model)
@@ -117,9 +122,22 @@ def evaluate(
         rows,
         _item_rows(items, compared, records),
         {arm.name: json.loads(arm.key) for arm in compared},
-        {**settings, "control_seeds": control_seeds, "seed": seed},
-        [*work.notes, *note_of(model), *infinite(records, compared), *_notes(scorer, rows)],
+        {**settings, "control_seeds": control_seeds, "seed": seed, **_writing(scorer, items)},
+        [
+            *key_notes([item.prompt for item in items]),
+            *work.notes,
+            *note_of(model),
+            *infinite(records, compared),
+            *_notes(scorer, rows, items),
+        ],
     )
+
+
+def _check_strategies(arms: Sequence[Arm], decoding: Decoding) -> None:
+    """UsageError for options of writing where an arm decodes by a strategy, which knows none of them."""
+    strategy = next((arm.name for arm in arms if arm.strategy is not None), None)
+    if decoding.options and strategy is not None:
+        raise UsageError(f"--generation {decoding.options[0]} cannot be honoured by the decoding strategy {strategy}")
 
 
 def loaded(model: Any, tokenizer: Any, load: dict[str, Any]) -> tuple[Any, Any]:
@@ -191,7 +209,7 @@ def _settings(source: str, model: Any, tokenizer: Any, items: list[Item], scorer
         "versions": {name: software()[name] for name in ("torch", "transformers")},
         "tasks": dict(Counter(item.task for item in items)),
         "items": items_hash(items),
-        "decoding": asdict(scorer.decoding),
+        "decoding": _decoding(scorer),
         "batch_size": scorer.batch_size,
         "join": join,
         "under": [] if (steering := active(model)) is None else steering.as_list(),
@@ -209,10 +227,27 @@ def _earlier(model: Any, tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def _notes(scorer: Scorer, rows: list[Row]) -> list[str]:
+def _decoding(scorer: Scorer) -> dict[str, Any]:
+    """Options only where there are any: work files of before this option existed go on."""
+    settings = asdict(scorer.decoding)
+    return settings if settings["options"] else {name: value for name, value in settings.items() if name != "options"}
+
+
+def _writing(scorer: Scorer, items: Sequence[Item]) -> dict[str, Any]:
+    """How answers were written; empty where none was."""
+    if not any(item.kind == "answer" for item in items):
+        return {}
+    left = left_aside(scorer.model)
+    done = used(scorer.decoding.config(scorer.model, scorer.tokenizer))
+    return {"generation": {**done, **({"checkpoint_options_not_used": left} if left else {})}}
+
+
+def _notes(scorer: Scorer, rows: list[Row], items: Sequence[Item]) -> list[str]:
+    answers = any(item.kind == "answer" for item in items)
     tests = sum(p is not None for row in rows for p in (row.p, row.p_control))
     return [
         f"targets were read {'token by token, as in decoding' if scorer.stepwise else 'in one pass'}",
         "intervals: percentile bootstrap over items, paired, 2,000 resamples",
         f"p: sign-flip test over items, 10,000 to 100,000 flips; p_holm: Holm's correction over all {tests} tests here",
+        *filter(None, [words_of(left_aside(scorer.model)) if answers else ""]),
     ]

@@ -18,6 +18,7 @@ class Layout:
     source    [T] int   row in the concatenation, -1 where the token was never fed
     sequence  [T] int   index of the sequence within the batch;  position [T] int;  phase [T] 0 prefill, 1 decode
     identity  bool      the rows are already in order, so that nothing has to be gathered
+    unfed     str, or [T] of them: why a token was never fed
     """
 
     source: np.ndarray
@@ -25,6 +26,7 @@ class Layout:
     position: np.ndarray
     phase: np.ndarray
     identity: bool
+    unfed: Any = NEVER_FED
 
     def gather(self, parts: Sequence[np.ndarray], missing: Any) -> np.ndarray:
         """Rows in token order out of one array per forward pass; `missing` where a token was never fed."""

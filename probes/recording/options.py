@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from probes.errors import UsageError, unknown
+from probes.generation_config import parse_options
 
 LEVELS = {
     "ids": "the chosen experts (always kept)",
@@ -42,10 +43,14 @@ class RecordOptions:
     seed: int = 0
     shard: str | None = None
     trust_remote_code: bool = False
+    generation: tuple[str, ...] = ()  # "repetition_penalty=1.2": see probes.generation_config
 
     def settings(self) -> dict[str, Any]:
         """The options that decide the rows, for the fingerprint of a run."""
-        return asdict(self)
+        settings = asdict(self)
+        if not self.generation:  # as runs were fingerprinted before there was this option
+            del settings["generation"]
+        return settings
 
 
 def parse_capture(text: str | None) -> tuple[str, ...]:
@@ -102,6 +107,8 @@ def check_options(options: RecordOptions) -> RecordOptions:
     for name in ("logit_rate", "output_rate"):
         if not 0 < getattr(options, name) <= 1:
             raise UsageError(f"--{name.replace('_', '-')} must be above 0 and at most 1, got {getattr(options, name)}")
+    if parse_options(options.generation) and not options.max_new_tokens:
+        raise UsageError("--generation says how new tokens are written: give --max-new-tokens as well")
     if options.dtype not in DTYPES:
         raise unknown("dtype", options.dtype, DTYPES)
     return options

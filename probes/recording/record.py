@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probes.errors import ProbeError
+from probes.generation_config import option_texts, require_generation
 from probes.interventions.spec import Spec, parse_all
-from probes.prompts import BadPrompt, Prompts, read_prompts
+from probes.prompts import BadPrompt, Prompts, key_notes, read_prompts
 from probes.recording.encode import EncodedPrompt, context_length, encode_prompts
 from probes.recording.fingerprints import stored_checkpoint
 from probes.recording.identity import Identity, Ours, plan_fingerprint
@@ -71,6 +72,7 @@ class Job:
     fingerprint: str  # of the plan alone
     left_out: list[BadPrompt]
     device: str = "cpu"  # the kind of device that the batches are planned for
+    notes: list[str] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
@@ -120,6 +122,8 @@ def record(
         if done is not None:
             return done
     model, tokenizer = _loaded(model, tokenizer, options)
+    if options.max_new_tokens:
+        require_generation(model)
     under = (*_steered_by(model), *specs)
     job = prepare(model, tokenizer, found, options, under, begun_on(out) if resume else None)
     identity = _identity(model, tokenizer, job, None if checkpoint is None else checkpoint[0])
@@ -152,7 +156,8 @@ def options_from(capture: str | Sequence[str] | None = None, **settings: Any) ->
     """RecordOptions from loose settings; `capture` as text or as a sequence of levels."""
     text = capture if capture is None or isinstance(capture, str) else ",".join(capture)
     try:
-        return RecordOptions(capture=parse_capture(text), **settings)
+        generation = option_texts(settings.pop("generation", None))
+        return RecordOptions(capture=parse_capture(text), generation=generation, **settings)
     except TypeError as error:
         raise ProbeError(f"record: {str(error).split('__init__() ')[-1]}") from error
 
@@ -184,7 +189,7 @@ def prepare(
     device = planned_for or model.device.type
     batches = plan_batches(lengths, options.batch_size, device)
     plan = plan_fingerprint(encoded, options, under)
-    return Job(encoded, batches, plan, [*prompts.bad, *too_long], device)
+    return Job(encoded, batches, plan, [*prompts.bad, *too_long], device, key_notes(prompts.good))
 
 
 def _loaded(model: Any, tokenizer: Any, options: RecordOptions) -> tuple[Any, Any]:
@@ -243,14 +248,15 @@ class _Run:
         with feeder(self.model, self.tokenizer, self.options, self.specs) as feed:
             writer = open_writer(out, self._info(feed), _layers(feed), self._kept(), earlier)
             if writer is None:
-                said += [*feed.notes, COMPLETE]
+                said += [*self.job.notes, *feed.notes, COMPLETE]
                 return recorded(out, None if earlier is None else earlier["run_id"], started, self.job.left_out, said)
             with writer:
                 done = writer.batches_done
                 self._feed(feed, writer, done, progress)
                 writer.finish()
             said += [f"went on after {done} of {len(self.job.batches)} batches"] if done else []
-            return recorded(out, writer.run_id, started, self.job.left_out, [*feed.notes, *said])
+            said = [*self.job.notes, *feed.notes, *said]
+            return recorded(out, writer.run_id, started, self.job.left_out, said)
 
     def _asked(self) -> Asked:
         ours = Ours(self.identity, self.job.prompts, self.options, self.under, self.model, self.tokenizer)
@@ -297,7 +303,8 @@ class _Run:
                 "gating": feed.recorder.gating_parameters,
                 "expert_bytes": expert_bytes([r.found for r in feed.recorder.report.layers], self._folder),
                 "self_test": feed.recorder.report.summary,
-                "notes": [*feed.recorder.report.notes, *feed.notes],
+                **({"generation": written} if (written := feed.written()) else {}),
+                "notes": [*feed.recorder.report.notes, *self.job.notes, *feed.notes],
             },
         )
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probes.recording.encode import EncodedPrompt
-from probes.recording.layout import NEVER_FED, Layout, lay_out
+from probes.recording.layout import Layout
 from probes.recording.plan import sample_positions
+from probes.recording.streams import ENCODER, Streams, streams
 from probes.recording.tokens import TokenTexts
 from probes.routing import NO_EXPERT, Router, Routing
 from probes.scatter import class_sums
@@ -54,18 +55,31 @@ def batch_rows(
 
     ids = [np.concatenate([item.ids, new]) for item, new in zip(group, generated, strict=True)]
     lengths = [len(sequence) for sequence in ids]
-    # The last generated token has been chosen but not fed, so nothing was routed for it.
-    fed = [len(s) - bool(len(new)) for s, new in zip(ids, generated, strict=True)]
-    layout = lay_out(forwards, lengths, fed)
-    layers = [_layer(router, forwards, layout, group, settings) for router in settings.routers]
+    fed = [length - unfed for length, unfed in zip(lengths, _unfed(generated, forwards), strict=True)]
+    found = streams(forwards, lengths, fed, [len(item.ids) for item in group])
+    layers = [_layer(router, *_stream(found, router), group, settings) for router in settings.routers]
     return Batch(
         index=index,
         sequences=[_sequence(item, length) for item, length in zip(group, lengths, strict=True)],
-        tokens=_tokens(group, np.concatenate(ids), layout, predictions, settings),
+        tokens=_tokens(group, np.concatenate(ids), found.main.layout, predictions, settings),
         layers=layers,
         moments=moments,
-        router_inputs=_router_inputs(settings.routers, forwards, layout, layers),
+        router_inputs=_router_inputs(settings.routers, found, layers),
     )
+
+
+def _unfed(generated: Sequence[np.ndarray], forwards: Sequence[Any]) -> list[int]:
+    """Tokens at the end of each sequence that were chosen but not fed, so that nothing was routed for them.
+
+    A decoder beside an encoder is fed its start token in any case.
+    """
+    given = any(forward.stream == ENCODER for forward in forwards)
+    return [int(len(new) > given) for new in generated]
+
+
+def _stream(found: Streams, router: Router) -> tuple[Sequence[Any], Layout]:
+    stream = found.of(router)
+    return stream.forwards, stream.layout
 
 
 def _sequence(item: EncodedPrompt, length: int) -> dict[str, Any]:
@@ -163,8 +177,8 @@ def _reasons(experts: np.ndarray, layout: Layout, said: dict[str, np.ndarray]) -
     """Why rows have no routing: never fed, a router that said nothing, or nothing left of what it said."""
     unfed = layout.source < 0
     if not ((experts < 0).all(axis=1) & ~unfed).any():
-        return NEVER_FED if unfed.any() else None
-    reasons = np.where(unfed, NEVER_FED, DROPPED).astype(object)
+        return layout.unfed if unfed.any() else None
+    reasons = np.where(unfed, layout.unfed, DROPPED).astype(object)
     for why, rows in said.items():
         reasons[rows] = why
     return reasons
@@ -195,11 +209,12 @@ def _measured(router: Router, names: dict[str, str], found: Sequence[dict[int, A
 
 
 def _router_inputs(
-    routers: Sequence[Router], forwards: Sequence[Any], layout: Layout, layers: Sequence[LayerRows]
+    routers: Sequence[Router], found: Streams, layers: Sequence[LayerRows]
 ) -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] | None:
     """Sums of the router inputs of this batch by the expert ranked first, over the tokens that were really fed."""
     sums = {}
     for router, rows in zip(routers, layers, strict=True):
+        forwards, layout = _stream(found, router)
         if all(router.layer in forward.router_inputs for forward in forwards):
             inputs = layout.gather([forward.router_inputs[router.layer] for forward in forwards], np.nan)
             sums[router.layer] = class_sums(inputs, rows.experts[:, 0], router.num_experts)

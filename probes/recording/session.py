@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probes.capture.head import last_only, takes_logits_to_keep
 from probes.errors import ProbeError
+from probes.generation_config import (
+    decoder_start_id,
+    end_token_ids,
+    generation_config,
+    left_aside,
+    used,
+    words_of,
+    write,
+)
 from probes.recording.encode import EncodedPrompt
 from probes.recording.options import RecordOptions
 from probes.recording.rows import RowSettings, batch_rows
@@ -55,6 +65,7 @@ class Feeder:
     settings: RowSettings
     max_new_tokens: int
     steering: Steering | None = None
+    generation: tuple[str, ...] = ()  # options of writing that were asked for
     stepped: Callable[[int], Any] | None = None  # told the sequences of a batch each time they got another token
 
     def batch(self, index: int, group: Sequence[EncodedPrompt]) -> Batch:
@@ -70,29 +81,44 @@ class Feeder:
     def _read(self, group: Sequence[EncodedPrompt]) -> list[np.ndarray]:
         # Padding on the right: positions need no shift, and recurrent layers (Mamba, linear attention) see it last.
         ids, mask = pad([item.ids for item in group], self._pad_id, left=False, device=self.model.device)
-        self._call(self.model, input_ids=ids, use_cache=False, **({} if mask is None else {"attention_mask": mask}))
-        return [np.empty(0, np.int32)] * len(group)
+        masked = {} if mask is None else {"attention_mask": mask}
+        few = {} if self.predictions else last_only(self.model)
+        start = self._decoder_start()
+        begun = {} if start is None else {"decoder_input_ids": ids.new_full((len(group), 1), start)}
+        self._call(self.model, input_ids=ids, use_cache=False, **masked, **few, **begun)
+        return [np.asarray([] if start is None else [start], np.int32)] * len(group)
 
     def _generate(self, group: Sequence[EncodedPrompt]) -> list[np.ndarray]:
-        from transformers import GenerationConfig
-
         ids, mask = pad([item.ids for item in group], self._pad_id, left=True, device=self.model.device)
-        stop = self.model.generation_config.eos_token_id
-        config = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=self.max_new_tokens,
-            eos_token_id=stop,
-            pad_token_id=self._pad_id,
-            use_cache=True,
-            disable_compile=True,  # hooks that come after compilation are ignored
-        )
+        config = self.generation_config()
         mask = ids.new_ones(ids.shape) if mask is None else mask
         # All positions' logits, not only the last one's, so that the prompt's tokens get their log-probability too.
-        keep = {"logits_to_keep": 0} if self.model._supports_logits_to_keep() and self.predictions else {}
+        keep = {"logits_to_keep": 0} if self.predictions and takes_logits_to_keep(self.model) else {}
         keep |= {} if self.stepped is None else {"stopping_criteria": _every_step(self.stepped)}
-        output = self._call(self.model.generate, inputs=ids, attention_mask=mask, generation_config=config, **keep)
-        stops = {stop} if isinstance(stop, int) else set(stop or [])
-        return [cut_after(row, stops) for row in output[:, ids.shape[1] :].cpu().numpy().astype(np.int32)]
+        output = self._call(write, model=self.model, ids=ids, mask=mask, config=config, **keep)
+        stops, start = set(end_token_ids(self.model)), self._decoder_start()
+        new = output[:, ids.shape[1] if start is None else 1 :].cpu().numpy().astype(np.int32)
+        begun = np.asarray([] if start is None else [start], np.int32)
+        return [np.concatenate([begun, cut_after(row, stops)]) for row in new]
+
+    def _decoder_start(self) -> int | None:
+        """What the decoder of an encoder-decoder model reads first; None for a decoder alone."""
+        if not getattr(self.model.config, "is_encoder_decoder", False):
+            return None
+        return decoder_start_id(self.model)
+
+    def generation_config(self) -> Any:
+        """How the model writes: greedily, but for the options that were asked for."""
+        return generation_config(
+            self.model, max_new_tokens=self.max_new_tokens, pad_token_id=self._pad_id, options=self.generation
+        )
+
+    def written(self) -> dict[str, Any]:
+        """How the model writes, JSON-able, for the run; empty where it only reads."""
+        if not self.max_new_tokens:
+            return {}
+        left = left_aside(self.model)
+        return {**used(self.generation_config()), **({"checkpoint_options_not_used": left} if left else {})}
 
     @property
     def notes(self) -> list[str]:
@@ -104,7 +130,11 @@ class Feeder:
         layers = {
             word: f"layer{'s' if len(found) > 1 else ''} {','.join(map(str, found))}" for word, found in words.items()
         }
-        return [f"{where}: {word}" for word, where in layers.items()]
+        missing = [self.predictions.why_not] if self.predictions else []
+        if getattr(self.model.config, "is_encoder_decoder", False):
+            missing.append("the encoder's layers have routing for the prompt, the decoder's for what follows it")
+        writing = [words_of(left_aside(self.model))] if self.max_new_tokens else []
+        return [*(f"{where}: {word}" for word, where in layers.items()), *filter(None, [*missing, *writing])]
 
     @property
     def _pad_id(self) -> int:
@@ -166,12 +196,13 @@ def feeder(
     from probes.capture.predictions import Predictions
     from probes.steering import active, steer
 
+    predictions = Predictions(model) if "predictions" in options.capture else None
     with contextlib.ExitStack() as stack:
         if interventions:
             stack.enter_context(steer(model, interventions, tokenizer=tokenizer))
         steering = active(model)
         recorder = stack.enter_context(capture(model, wanted(options)))
-        watching = stack.enter_context(Predictions(model)) if "predictions" in options.capture else None
+        watching = None if predictions is None else stack.enter_context(predictions)
         settings = RowSettings(
             routers=_as_steered(recorder.routers, steering),
             scoring={layer: gating.get("score", "softmax") for layer, gating in recorder.gating_parameters.items()},
@@ -181,7 +212,9 @@ def feeder(
             seed=options.seed,
             token_texts=TokenTexts(tokenizer),
         )
-        yield Feeder(model, tokenizer, recorder, watching, settings, options.max_new_tokens, steering)
+        yield Feeder(
+            model, tokenizer, recorder, watching, settings, options.max_new_tokens, steering, options.generation
+        )
 
 
 def _as_steered(routers: Sequence[Router], steering: Any) -> tuple[Router, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from probes.capture.head import last_only
 from probes.capture.recorder import capture
 from probes.capture.want import Want
 from probes.interventions.adaptation.examples import Example, batches
@@ -26,7 +27,7 @@ def chosen_counts(model: Any, examples: Sequence[Example]) -> dict[int, np.ndarr
     with capture(model, want) as recorder:
         experts = {router.layer: router.num_experts for router in recorder.routers}
         for batch in batches(examples, AT_ONCE, padding_id(model), device):
-            model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+            model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False, **last_only(model))
             (forward,) = recorder.take()
             for layer, routing in forward.routing.items():
                 counted = _counted(routing.experts, forward.mask, experts[layer])
