@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from store import queries
 from store.batch import HIDDEN, SHARED
@@ -16,6 +17,7 @@ SLOTS = {"experts": "experts", "weights": "weights", "output_norm": "output_norm
 SCALARS = ("entropy", "margin", "input_absmax")
 ON_REQUEST = {"hidden": HIDDEN, "shared": SHARED, "expert_norms": ("expert_norm",)}  # in tables of their own
 COLUMNS = (*SLOTS, "logits", *SCALARS, *(name for names in ON_REQUEST.values() for name in names))
+LOST = -2  # in the first slot of a token that was routed and has no expert left
 Sequence_ = tuple[int, int, int]  # sequence_id, n_tokens, label_id
 
 
@@ -128,9 +130,12 @@ def _column(name: str, table: Any, place: np.ndarray, shape: tuple[int, int], in
         out = np.full((*shape, int(info.num_experts.max())), np.nan, np.float32)
         _scatter(out.reshape(-1, out.shape[-1]), table[name].combine_chunks(), place)
         return out
-    k = int(info.top_k.max())
+    k = int(info.slots.max())
     out = _no_experts((*shape, k), info) if name == "experts" else np.full((*shape, k), np.nan, np.float32)
-    _scatter(out.reshape(-1, k), table[SLOTS[name]].combine_chunks(), place)
+    lists = table[SLOTS[name]].combine_chunks()
+    _scatter(out.reshape(-1, k), lists, place)
+    if name == "experts":  # an empty list: routed, with no expert left
+        out.reshape(-1, k)[place[pc.equal(pc.list_value_length(lists), 0).fill_null(False).to_numpy(False)], 0] = LOST
     return out
 
 

@@ -140,7 +140,7 @@ def routing_table(run_id: int, batch: Batch, rows: LayerRows) -> pa.Table:
     """The rows of raw.routing for one layer of one batch."""
     n = batch.n_tokens
     slots = rows.experts >= 0
-    routed = np.asarray(slots.any(axis=1))
+    routed = np.asarray((rows.experts != -1).any(axis=1))
     ends = _ends(slots, routed)
     columns: dict[str, Any] = {
         "run_id": _constant(run_id, n, pa.int32()),
@@ -153,7 +153,7 @@ def routing_table(run_id: int, batch: Batch, rows: LayerRows) -> pa.Table:
         "input_absmax": scalar_column(rows.input_absmax, n, pa.float32()),
         "entropy": scalar_column(rows.entropy, n, pa.float32()),
         "margin": scalar_column(rows.margin, n, pa.float32()),
-        "missing_reason": _reasons(rows, routed),
+        "missing_reason": _reasons(rows, slots.any(axis=1)),
     }
     for column, values in _slot_values(rows):
         known = slots & ~np.isnan(values)
@@ -167,7 +167,7 @@ def _ends(slots: np.ndarray, routed: np.ndarray) -> np.ndarray | None:
     """[n] where each row's last expert stands, counted from 1; None where all rows are full."""
     if slots.all() or slots[routed].all():
         return None
-    return np.asarray(slots.shape[1] - slots[:, ::-1].argmax(axis=1))
+    return np.where(slots.any(axis=1), slots.shape[1] - slots[:, ::-1].argmax(axis=1), 0)
 
 
 def _slot_values(rows: LayerRows) -> list[tuple[str, np.ndarray]]:

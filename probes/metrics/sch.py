@@ -93,9 +93,8 @@ def rates(counts: Counts, level: str, m: int, options: Options, about: About) ->
     sums = counts[f"{level}_{m}"]
     if options["definition"] == "online":
         return ratio(sums[..., :-1], sums[..., -1:])
-    active = about.top_k * (about.num_layers if level == "model" else 1)
-    covered = np.cumsum(sums[..., :-1], axis=-1)[..., sizes(level, options, about) - 1]
-    return ratio(covered, sums[..., -1:] * m * active)
+    covered = np.cumsum(sums[..., :-1], axis=-1)
+    return ratio(covered[..., sizes(level, options, about) - 1], covered[..., -1:])
 
 
 def estimate(counts: Counts, options: Options, about: About) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,15 +12,15 @@ from probes.recording.encode import EncodedPrompt
 from probes.recording.layout import NEVER_FED, Layout, lay_out
 from probes.recording.plan import sample_positions
 from probes.recording.tokens import TokenTexts
-from probes.routing import NO_EXPERT, Router, Routing
+from probes.routing import LOST, NO_EXPERT, PER_SLOT, Router, Routing, packed
 from probes.scatter import class_sums
 from probes.scores import bf16_to_float32, entropy, margin, probabilities
 
 if TYPE_CHECKING:
     from store.batch import Batch, LayerRows
 
-PER_SLOT = ("weights", "output_norm", "output_absmax")
 DROPPED = "all its experts were dropped"
+UNROUTED = "the router did not see this token"
 # Column of the trace, and what the capture calls it.
 HIDDEN = {"similarity": "similarity", "hidden_absmax": "absmax", "hidden_absmedian": "absmedian"}
 SHARED = {"shared_absmax": "absmax", "shared_input_absmax": "input_absmax"}
@@ -37,6 +37,7 @@ class RowSettings:
     output_rate: float
     seed: int
     token_texts: TokenTexts
+    slots: dict[int, int] = field(default_factory=dict)  # layer -> most experts of a token, where it is not top_k
 
 
 def batch_rows(
@@ -109,12 +110,16 @@ def _layer(
     parts = as_wide([forward.routing[router.layer] for forward in forwards if router.layer in forward.routing])
     if len(parts) < len(forwards):
         return _unrouted(router, forwards, layout)
-    experts = layout.gather([part.experts for part in parts], NO_EXPERT)
-    arrays: dict[str, Any] = {
+    slots = {
         name: layout.gather([getattr(part, name) for part in parts], np.nan)
-        for name in (*PER_SLOT, "input_absmax")
+        for name in (*PER_SLOT, "outputs")
         if getattr(parts[0], name) is not None
     }
+    experts, *values = packed(layout.gather([part.experts for part in parts], NO_EXPERT), *slots.values())
+    arrays: dict[str, Any] = dict(zip(slots, values, strict=True))
+    outputs = arrays.pop("outputs", None)
+    if parts[0].input_absmax is not None:
+        arrays["input_absmax"] = layout.gather([part.input_absmax for part in parts], np.nan)
     arrays |= _measured(router, HIDDEN, [forward.hidden for forward in forwards], layout)
     arrays |= _measured(router, SHARED, [forward.shared for forward in forwards], layout)
     every = [forward.expert_norm[router.layer] for forward in forwards if router.layer in forward.expert_norm]
@@ -127,9 +132,8 @@ def _layer(
         if "logits" in settings.keep:
             arrays["logits"] = logits
             arrays["logits_kept"] = _sampled(layout, group, settings.logit_rate, settings.seed)
-    if parts[0].outputs is not None:
+    if outputs is not None:
         kept = _sampled(layout, group, settings.output_rate, settings.seed)
-        outputs = layout.gather([part.outputs for part in parts], np.nan)
         arrays |= {"outputs": outputs if kept is None else outputs[kept], "outputs_kept": kept}
     return LayerRows(layer=router.layer, experts=experts, missing_reason=_reasons(experts, layout), **arrays)
 
@@ -152,11 +156,12 @@ def _widened(part: Routing, slots: int) -> Routing:
 
 
 def _reasons(experts: np.ndarray, layout: Layout) -> Any:
-    """Why rows have no routing: never fed, or nothing left of it (a full expert, or an intervention)."""
-    unfed = layout.source < 0
-    if not ((experts < 0).all(axis=1) & ~unfed).any():
+    """Why rows have no expert: never fed, nothing left of it (a full expert, or an intervention), or never routed."""
+    unfed, lost = layout.source < 0, experts[:, 0] == LOST
+    unrouted = (experts[:, 0] == NO_EXPERT) & ~unfed
+    if not (lost | unrouted).any():
         return NEVER_FED if unfed.any() else None
-    return np.where(unfed, NEVER_FED, DROPPED).astype(object)
+    return np.where(unfed, NEVER_FED, np.where(lost, DROPPED, UNROUTED)).astype(object)
 
 
 _BF16_NAN = 0x7FC0
