@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from probes.errors import ProbeError, did_you_mean
-from probes.routing import LOST, NO_EXPERT, PER_SLOT, RoutingArrays, packed
+from probes.routing import NO_EXPERT, PER_SLOT, RoutingArrays, packed
 
 KEYS = (
     "experts",
@@ -225,7 +225,7 @@ def _experts(data: dict[str, np.ndarray], logits: np.ndarray | None, num_experts
     if k is not None and k > values.shape[2]:
         raise ProbeError(f"'k' is {k}, but 'experts' have {values.shape[2]} slots")
     if values.dtype.kind == "i":
-        values = np.maximum(values, LOST)
+        values = np.maximum(values, NO_EXPERT)
     if values.max() >= num_experts:
         token, layer, slot = np.unravel_index(int(values.argmax()), values.shape)
         raise ProbeError(

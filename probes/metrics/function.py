@@ -141,7 +141,7 @@ def routing_arrays(
     ids = ids[:, None, :] if ids.ndim == 2 else ids
     if ids.ndim != 3 or ids.dtype.kind not in "iu":
         raise ProbeError(f"experts must be whole numbers of shape [tokens, layers, k], not {ids.dtype} {ids.shape}")
-    ids = np.maximum(ids, LOST) if ids.dtype.kind == "i" else ids
+    ids = _marked(ids)
     sequence = np.zeros(len(ids), np.int64) if sequence_id is None else np.asarray(sequence_id)
     if num_experts is None:
         raise ProbeError("num_experts is needed: the ids alone do not say how many experts there are")
@@ -158,6 +158,11 @@ def routing_arrays(
     if kind is RoutingArrays:
         arrays.pop("other_logits", None)
     return kind(ids, sequence, own, int(num_experts), label=codes, label_names=names, router_k=top_k, **arrays)
+
+
+def _marked(ids: np.ndarray) -> np.ndarray:
+    """Ids with one mark for an empty slot: every negative number but that of a dropped expert says the same."""
+    return np.where((ids < 0) & (ids != LOST), NO_EXPERT, ids) if ids.dtype.kind == "i" else ids
 
 
 def _check_ids(ids: np.ndarray, sequence: np.ndarray, num_experts: int) -> None:
@@ -197,7 +202,7 @@ def _packed(ids: np.ndarray, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray,
     ids, *values = _trimmed(*packed(ids, *floats))
     more = dict(zip(names, values, strict=True))
     if "other_experts" in arrays:
-        (more["other_experts"],) = _trimmed(*packed(np.maximum(arrays["other_experts"], LOST)))
+        (more["other_experts"],) = _trimmed(*packed(_marked(arrays["other_experts"])))
     return ids, arrays | more
 
 
