@@ -20,8 +20,12 @@ PER_SLOT = ("weights", "output_norm", "output_absmax")
 LOST = -2  # in the first slot: the router chose, and no expert is left
 
 
-def is_routed(experts: np.ndarray) -> np.ndarray:
-    """Whether each position has routing: ids [..., k] with the empty slots last -> bool [...]."""
+def was_routed(experts: np.ndarray) -> np.ndarray:
+    """Whether a router chose at each position, even if no expert is left: ids [..., k], empty slots last -> bool [...].
+
+    This is what comparing two runs goes by: no expert is a choice as well. Metrics of one run count the positions that
+    have an expert.
+    """
     return np.asarray(experts)[..., 0] != NO_EXPERT
 
 

@@ -134,7 +134,7 @@ class LayerTotals:
             raise TraceError(
                 f"batch {batch.index}: layer {rows.layer}: a token names an expert twice: {experts[twice].tolist()}"
             )
-        self._add_tokens(rows, np.asarray((experts != -1).any(axis=1)), group)
+        self._add_tokens(rows, np.asarray((experts >= 0).any(axis=1)), group)
         weights, norms = _floats(rows.weights, experts.shape[1]), _floats(rows.output_norm, experts.shape[1])
         _add_values(
             experts, group, weights, norms, *(a[n] for n in ("sum_weight", "n_norm", "sum_norm", "sum_weight_norm"))

@@ -9,6 +9,7 @@ import numpy as np
 
 from store.errors import TraceError
 
+LOST, LOST_REASON = -2, "all its experts were dropped"
 HIDDEN = ("similarity", "hidden_absmax", "hidden_absmedian")
 SHARED = ("shared_absmax", "shared_input_absmax")
 
@@ -56,7 +57,7 @@ class LayerRows:
     """Routing of one layer for the tokens of a batch, n rows in the order of the batch's tokens.
 
     experts       [n, k] int    -1: no such slot (what follows a row's last expert is not stored); a row of -1 has no
-                  routing (`missing_reason` says why); -2 in the first slot: routed, with no expert left
+                  routing (`missing_reason` says why); -2 in the first slot: it lost all its experts
     weights, output_norm, output_absmax  [n, k] float or None
     logits        [n, E] float32, float16, or uint16 holding bfloat16 bits, or None; only rows of `logits_kept`
                   (bool [n], None for all) are stored
@@ -174,8 +175,8 @@ def _check_rows(batch: Batch, rows: LayerRows, info: LayerInfo) -> None:
         raise _bad(batch, f"{where}: logits are {rows.logits.dtype}, not float32, float16 or uint16 (bfloat16 bits)")
     if rows.outputs is not None:
         _check_outputs(batch, rows)
-    if rows.experts.size and not (rows.experts.min() >= -1 and rows.experts.max() < info.num_experts):
-        raise _bad(batch, f"{where}: expert ids must lie in -1..{info.num_experts - 1}")
+    if rows.experts.size and not (rows.experts.min() >= -2 and rows.experts.max() < info.num_experts):
+        raise _bad(batch, f"{where}: expert ids must lie in -2..{info.num_experts - 1}")
 
 
 def _check_outputs(batch: Batch, rows: LayerRows) -> None:

@@ -7,17 +7,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from store import queries
-from store.batch import HIDDEN, SHARED
+from store.batch import HIDDEN, LOST, LOST_REASON, SHARED
 from store.encode import TYPES, logits_column, unpack_logits
 
 SLOTS = {"experts": "experts", "weights": "weights", "output_norm": "output_norms", "output_absmax": "output_absmaxes"}
 SCALARS = ("entropy", "margin", "input_absmax")
 ON_REQUEST = {"hidden": HIDDEN, "shared": SHARED, "expert_norms": ("expert_norm",)}  # in tables of their own
 COLUMNS = (*SLOTS, "logits", *SCALARS, *(name for names in ON_REQUEST.values() for name in names))
-LOST = -2  # in the first slot of a token that was routed and has no expert left
 Sequence_ = tuple[int, int, int]  # sequence_id, n_tokens, label_id
 
 
@@ -46,6 +44,7 @@ def read_chunk(
     chunk["layers"] = info.layer.to_numpy(np.int64)
     total = len(chunk["sequence_id"])
     names = [SLOTS[c] for c in columns if c in SLOTS] + [c for c in columns if c in SCALARS]
+    names += [f"missing_reason = '{LOST_REASON}' AS lost"] if "experts" in columns else []
     names += _logits_columns(info) if "logits" in columns else []
     query = queries.ROUTING.format(columns=", ".join(names or ["1"]), only=only)
     layers = info.layer.tolist()
@@ -134,8 +133,9 @@ def _column(name: str, table: Any, place: np.ndarray, shape: tuple[int, int], in
     out = _no_experts((*shape, k), info) if name == "experts" else np.full((*shape, k), np.nan, np.float32)
     lists = table[SLOTS[name]].combine_chunks()
     _scatter(out.reshape(-1, k), lists, place)
-    if name == "experts":  # an empty list: routed, with no expert left
-        out.reshape(-1, k)[place[pc.equal(pc.list_value_length(lists), 0).fill_null(False).to_numpy(False)], 0] = LOST
+    if name == "experts":
+        lost = table["lost"].combine_chunks().fill_null(False).to_numpy(zero_copy_only=False)
+        out.reshape(-1, k)[place[lost], 0] = LOST
     return out
 
 

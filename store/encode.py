@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from store.batch import HIDDEN, SHARED, Batch, LayerRows
+from store.batch import HIDDEN, LOST, LOST_REASON, SHARED, Batch, LayerRows
 
 TYPES: dict[str, np.dtype] = {
     "float32": np.dtype("float32"),
@@ -140,7 +140,7 @@ def routing_table(run_id: int, batch: Batch, rows: LayerRows) -> pa.Table:
     """The rows of raw.routing for one layer of one batch."""
     n = batch.n_tokens
     slots = rows.experts >= 0
-    routed = np.asarray((rows.experts != -1).any(axis=1))
+    routed = np.asarray(slots.any(axis=1))
     ends = _ends(slots, routed)
     columns: dict[str, Any] = {
         "run_id": _constant(run_id, n, pa.int32()),
@@ -153,7 +153,7 @@ def routing_table(run_id: int, batch: Batch, rows: LayerRows) -> pa.Table:
         "input_absmax": scalar_column(rows.input_absmax, n, pa.float32()),
         "entropy": scalar_column(rows.entropy, n, pa.float32()),
         "margin": scalar_column(rows.margin, n, pa.float32()),
-        "missing_reason": _reasons(rows, slots.any(axis=1)),
+        "missing_reason": _reasons(rows, routed),
     }
     for column, values in _slot_values(rows):
         known = slots & ~np.isnan(values)
@@ -167,7 +167,7 @@ def _ends(slots: np.ndarray, routed: np.ndarray) -> np.ndarray | None:
     """[n] where each row's last expert stands, counted from 1; None where all rows are full."""
     if slots.all() or slots[routed].all():
         return None
-    return np.where(slots.any(axis=1), slots.shape[1] - slots[:, ::-1].argmax(axis=1), 0)
+    return np.asarray(slots.shape[1] - slots[:, ::-1].argmax(axis=1))
 
 
 def _slot_values(rows: LayerRows) -> list[tuple[str, np.ndarray]]:
@@ -183,7 +183,7 @@ def _reasons(rows: LayerRows, routed: np.ndarray) -> pa.Array:
     if routed.all():
         return pa.nulls(len(routed), pa.string())
     given = "not recorded" if rows.missing_reason is None else rows.missing_reason
-    reason = np.broadcast_to(np.asarray(given, dtype=object), routed.shape)
+    reason = np.where(rows.experts[:, 0] == LOST, LOST_REASON, np.asarray(given, dtype=object))
     return pa.array(reason, type=pa.string(), mask=routed)
 
 

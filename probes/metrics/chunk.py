@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from probes.errors import ProbeError
-from probes.routing import RoutingArrays, is_routed
+from probes.routing import RoutingArrays
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class Chunk:
 
     @property
     def routed(self) -> np.ndarray:
-        """[T, L] bool: this position has routing in this layer, even where no expert is left of it."""
-        return is_routed(self.arrays.experts)
+        """[T, L] bool: this position has an expert in this layer. Metrics of one run count these positions only."""
+        return self.arrays.experts[:, :, 0] >= 0
 
     @property
     def taken(self) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 from probes.metrics.activations import count_ids
 from probes.metrics.chunk import sequence_starts
 from probes.metrics.tables import ratio
-from probes.routing import RoutingArrays, is_routed
+from probes.routing import RoutingArrays
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +49,7 @@ class Permuted:
         n = len(starts) - 1
         sequence = np.repeat(np.arange(n), np.diff(starts))
         chosen = count_ids(arrays.experts, sequence, n, arrays.num_experts).reshape(n, -1)
-        tokens = np.add.reduceat(is_routed(arrays.experts), starts[:-1], axis=0, dtype=np.int64)
+        tokens = np.add.reduceat(arrays.experts[:, :, 0] >= 0, starts[:-1], axis=0, dtype=np.int64)
         for first in range(0, n, _BLOCK):
             part = slice(first, min(first + _BLOCK, n))
             self._add(chosen[part], tokens[part])

@@ -18,7 +18,7 @@ import numpy as np
 from probes.metrics.chunk import About, Chunk, PairedArrays, by_group
 from probes.metrics.registry import Column, Counts, Metric, Options
 from probes.metrics.tables import axes, coverage, grid, ratio
-from probes.routing import NO_EXPERT, is_routed
+from probes.routing import NO_EXPERT, was_routed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +56,7 @@ def choices(chunk: Chunk) -> Choices:
     neither = (sizes[0] == 0) & (sizes[1] == 0)
     moved = ((a != b) & ((a >= 0) | (b >= 0))).sum(axis=-1)
     at_least_one = np.maximum(sizes[0], 1), np.maximum(sizes[1], 1)
-    both = chunk.routed & is_routed(b)
+    both = was_routed(a) & was_routed(b)
     return Choices(both, common + neither, at_least_one, moved, np.maximum(*at_least_one))
 
 

@@ -13,7 +13,6 @@ import numpy as np
 from probes.errors import UsageError
 from probes.metrics.bootstrap import Weights
 from probes.metrics.chunk import Chunk
-from probes.routing import is_routed
 
 MOST_BYTES = 1 << 30
 _BLOCK = 256  # sequences in one product: the same sums however many there are
@@ -80,5 +79,5 @@ class TokenDraws:
         from probes.metrics.activations import count_ids
 
         counts = count_ids(ids, row.astype(np.int64), rows, self.num_experts).astype(np.float64)
-        seen = np.stack([np.bincount(row[is_routed(ids[:, i])], minlength=rows) for i in range(ids.shape[1])], axis=1)
+        seen = np.stack([np.bincount(row[ids[:, i, 0] >= 0], minlength=rows) for i in range(ids.shape[1])], axis=1)
         return counts, seen.astype(np.float64)

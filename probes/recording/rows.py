@@ -19,7 +19,6 @@ from probes.scores import bf16_to_float32, entropy, margin, probabilities
 if TYPE_CHECKING:
     from store.batch import Batch, LayerRows
 
-DROPPED = "all its experts were dropped"
 UNROUTED = "the router did not see this token"
 # Column of the trace, and what the capture calls it.
 HIDDEN = {"similarity": "similarity", "hidden_absmax": "absmax", "hidden_absmedian": "absmedian"}
@@ -157,11 +156,13 @@ def _widened(part: Routing, slots: int) -> Routing:
 
 def _reasons(experts: np.ndarray, layout: Layout) -> Any:
     """Why rows have no expert: never fed, nothing left of it (a full expert, or an intervention), or never routed."""
+    from store.batch import LOST_REASON
+
     unfed, lost = layout.source < 0, experts[:, 0] == LOST
     unrouted = (experts[:, 0] == NO_EXPERT) & ~unfed
     if not (lost | unrouted).any():
         return NEVER_FED if unfed.any() else None
-    return np.where(unfed, NEVER_FED, np.where(lost, DROPPED, UNROUTED)).astype(object)
+    return np.where(unfed, NEVER_FED, np.where(lost, LOST_REASON, UNROUTED)).astype(object)
 
 
 _BF16_NAN = 0x7FC0

@@ -1,5 +1,4 @@
--- How many experts the router chooses, and how many a token can have in a run, are two numbers. A token that was routed
--- and lost all its experts is no token without routing.
+-- How many experts the router chooses, and how many a token can have in a run, are two numbers.
 
 ALTER TABLE raw.layers ADD COLUMN slots INTEGER;
 UPDATE raw.layers SET slots = top_k;
@@ -7,20 +6,12 @@ UPDATE raw.layers SET slots = top_k;
 UPDATE raw.layers SET top_k = b.top_k
 FROM raw.runs r, raw.layers b
 WHERE r.run_id = layers.run_id AND b.run_id = r.baseline_run_id AND b.layer = layers.layer AND r.intervention IS NOT NULL;
-UPDATE raw.aggregates SET n_tokens = n_tokens + lost.n, n_missing = n_missing - lost.n
-FROM (
-    SELECT t.run_id, t.layer, s.label_id, count(*) AS n
-    FROM raw.routing t JOIN raw.sequences s USING (run_id, sequence_id)
-    WHERE t.missing_reason = 'all its experts were dropped' GROUP BY ALL
-) lost
-WHERE lost.run_id = aggregates.run_id AND lost.layer = aggregates.layer AND lost.label_id = aggregates.label_id;
-UPDATE raw.routing SET experts = [] WHERE missing_reason = 'all its experts were dropped';
 COMMENT ON COLUMN raw.layers.top_k IS 'Experts the router chooses per token.';
 COMMENT ON COLUMN raw.layers.slots IS 'Most experts of a token in this run: not top_k where an intervention changes it.';
 COMMENT ON COLUMN runs.top_k IS 'Experts the router chooses per token (the largest, where layers differ).';
-COMMENT ON COLUMN raw.routing.experts IS 'Chosen experts, descending weight; NULL: no routing; empty: routed, and no expert is left.';
+COMMENT ON COLUMN raw.routing.experts IS 'Chosen experts, descending weight; NULL where there is none.';
 COMMENT ON COLUMN raw.routing.missing_reason IS 'Why there is no expert here; NULL where there is.';
-COMMENT ON COLUMN routing.experts IS 'Chosen experts in descending weight order; NULL: no routing; empty: routed, and no expert is left.';
+COMMENT ON COLUMN routing.experts IS 'Chosen experts in descending weight order; NULL where there is none.';
 COMMENT ON COLUMN routing.missing_reason IS 'Why there is no expert here; NULL where there is.';
 DROP VIEW layers;
 CREATE VIEW layers AS

@@ -46,7 +46,7 @@ def cache_hits(
     for s in range(len(starts) - 1):
         for i in range(rows):
             n = flatten(ids, starts[s], starts[s + 1], i if by_layer else -1, num_experts, slots, ends)
-            if n == 0 or ends[n] == 0:
+            if n == 0:
                 continue
             row = out[group[s], i]
             if policy >= FIFO:

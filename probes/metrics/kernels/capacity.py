@@ -18,7 +18,7 @@ def reroute(ids: np.ndarray, logits: np.ndarray, group: np.ndarray, limit: np.nd
     used = np.zeros(experts, np.bool_)
     for t in range(tokens):
         g = group[t]
-        if g < 0:
+        if g < 0 or ids[t, 0] < 0:
             continue
         used[:] = False
         for r in range(k):

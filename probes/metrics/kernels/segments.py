@@ -10,7 +10,6 @@ import numpy as np
 def flatten(ids: np.ndarray, a: int, b: int, layer: int, num_experts: int, slots: np.ndarray, ends: np.ndarray) -> int:
     """The activations of tokens a..b in listed order, tokens without routing left out; returns how many tokens stay.
 
-    A token that lost all its experts (-2 in its first slot) stays, without activations.
     slots gets the ids (of all layers one after another, + layer · E, where layer is -1); ends[i] is where token i's
     begin and ends[i + 1] where they end.
     """
@@ -18,16 +17,15 @@ def flatten(ids: np.ndarray, a: int, b: int, layer: int, num_experts: int, slots
     n, used = 0, 0
     ends[0] = 0
     for t in range(a, b):
-        routed = False
+        before = used
         for i in range(first, last):
-            routed = routed or ids[t, i, 0] != -1
             shift = i * num_experts if layer < 0 else 0
             for r in range(ids.shape[2]):
                 e = ids[t, i, r]
                 if e >= 0:
                     slots[used] = e + shift
                     used += 1
-        if routed:
+        if used > before:
             n += 1
             ends[n] = used
     return n
