@@ -78,8 +78,8 @@ METRIC = Metric(
     title="Batch invariance",
     question="Does a token's routing depend on what it was batched with?",
     formula="the same sequences in two runs, alone and in batches: changed = chosen experts of the token that the "
-    "other run does not choose, of the two runs the larger number; no expert at all is a choice of its own; max_logit_difference = max over experts of |logit − logit|. Only changed "
-    "tokens are listed",
+    "other run does not choose, the larger number of the two runs (no expert at all is a choice of its own); "
+    "max_logit_difference = max over experts of |logit − logit|. Only changed tokens are listed",
     source="cross-batch dependence: arXiv 2402.05526, arXiv 2410.22884",
     options=(Option("summary", bool, False, "one row per layer: how many tokens changed"),),
     needs=("other_experts", "logits?", "other_logits?"),
