@@ -98,5 +98,5 @@ METRIC = Metric(
     count=count,
     table=table,
     value="changed",
-    laws=("expert_permutation", "rank_order", "range", "additivity", "missing"),
+    laws=("expert_permutation", "empty_slots", "self_agreement", "rank_order", "range", "additivity", "missing"),
 )
