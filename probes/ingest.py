@@ -128,6 +128,7 @@ def _layers(found: Imported) -> Iterator[LayerInfo]:
             module="",
             num_experts=arrays.num_experts,
             top_k=arrays.top_k,
+            slots=arrays.slots,
             gating=found.gating,
             is_moe=index not in found.dense_layers,
         )

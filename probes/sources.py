@@ -14,7 +14,7 @@ from probes.errors import ProbeError, UsageError
 from probes.metrics.chunk import MOMENTS, WEIGHTS, About, PairedArrays
 from probes.metrics.function import PER_EXPERT, PER_TOKEN_LAYER, SCORES
 from probes.metrics.registry import LEVELS, Metric
-from probes.routing import RoutingArrays
+from probes.routing import PER_SLOT, RoutingArrays, packed
 from probes.void import cleared, cleared_choice
 
 CHUNK_BYTES = 96 * 2**20
@@ -171,18 +171,21 @@ class TraceSource:
 
     def _rows(self, columns: tuple[str, ...]) -> int:
         """(token, layer) rows per chunk."""
-        width = {**dict.fromkeys(PER_EXPERT, 4 * self.about.num_experts), "experts": 2 * self.about.top_k}
-        per_layer = sum(width.get(name, 4 * self.about.top_k) for name in columns)
+        width = {**dict.fromkeys(PER_EXPERT, 4 * self.about.num_experts), "experts": 2 * self.about.width}
+        per_layer = sum(width.get(name, 4 * self.about.width) for name in columns)
         return min(MOST_ROWS, max(4096, CHUNK_BYTES // max(1, per_layer)))
 
     def _arrays(self, chunk: Mapping[str, Any], whole: Mapping[str, np.ndarray]) -> RoutingArrays:
         found = {name: chunk.get(name) for name in (*PER_LAYER[1:], *PER_TOKEN)}
         found |= {name: None for name in PER_TOKEN if not _has_values(found[name])}
+        experts, *slots = packed(chunk["experts"], *(found[name] for name in PER_SLOT))
+        found |= dict(zip(PER_SLOT, slots, strict=True))
         arrays = RoutingArrays(
-            experts=chunk["experts"],
+            experts=experts,
             sequence_id=chunk["sequence_id"],
             layers=self.about.layers,
             num_experts=self.about.num_experts,
+            router_k=self.about.top_k,
             label_names=self.label_names,
             **found,
             **whole,
@@ -252,16 +255,15 @@ def _spelled(value: Any) -> str:
 
 
 def second_source(first: TraceSource, against: int | None, against_trace: Any) -> TraceSource:
-    """The run to compare with: it has the same layers, experts and k, or the comparison makes no sense."""
+    """The run to compare with: it has the same layers and experts, or the comparison makes no sense."""
     if against is None and against_trace is None:
         raise UsageError("this compares two runs: give --against RUN (or --against-trace TRACE)")
     trace = first.trace if against_trace is None else opened(against_trace)
     other = TraceSource(trace, against, first.about.layers, first.sequences)
     other.sums_of_all = first.sums_of_all
     a, b = first.about, other.about
-    if (a.num_experts, a.top_k) != (b.num_experts, b.top_k):
-        shapes = f"{a.top_k} of {a.num_experts} experts against {b.top_k} of {b.num_experts}"
-        raise ProbeError(f"the runs are of different models: {shapes}")
+    if a.num_experts != b.num_experts:
+        raise ProbeError(f"the runs are of different models: {a.num_experts} experts against {b.num_experts}")
     return other
 
 
@@ -285,7 +287,7 @@ class PairedSource(TraceSource):
             other = {name: np.concatenate([p[name] for p in parts]) for name in (*columns, "sequence_id", "token_id")}
             self._same_tokens(arrays, other)
             fields = {f.name: getattr(arrays, f.name) for f in dataclasses.fields(arrays)}
-            chosen, scored = cleared_choice(other["experts"], other.get("logits"))
+            chosen, scored = cleared_choice(packed(other["experts"])[0], other.get("logits"))
             yield PairedArrays(**fields, other_experts=chosen, other_logits=scored)
 
     def _nothing(self, columns: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -375,6 +377,7 @@ def _about(rows: Any, run_row: Mapping[str, Any]) -> About:
         layers=rows["layer"].to_numpy(np.int64),
         num_experts=int(rows["num_experts"].max()),
         top_k=int(rows["top_k"].max()),
+        slots=int(rows["slots"].max()),
         scores=tuple(_score_rule(text) for text in gating),
         num_hidden_layers=int(depth) if depth is not None and depth == depth else None,
         shared_experts=tuple(rows["shared_experts"].fillna(0).astype(int)),

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from probes.routing import NO_EXPERT, RoutingArrays
+from probes.routing import NO_EXPERT, PER_SLOT, RoutingArrays
 
 ALL_INFINITE = "its router's logits are all -inf"
 ALL_NAN = "its router's logits are all NaN"
-PER_SLOT = ("weights", "output_norm", "output_absmax")
 
 
 def all_infinite(logits: Any) -> np.ndarray:

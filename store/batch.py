@@ -9,6 +9,7 @@ import numpy as np
 
 from store.errors import TraceError
 
+LOST, LOST_REASON = -2, "all its experts were dropped"
 HIDDEN = ("similarity", "hidden_absmax", "hidden_absmedian")
 SHARED = ("shared_absmax", "shared_input_absmax")
 
@@ -28,7 +29,11 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """One layer with a router. `layer` is the model's own index; `top_k` the most experts a token chooses."""
+    """One layer with a router. `layer` is the model's own index.
+
+    `top_k` is how many experts the router chooses per token, `slots` the most that a token can have in this run, which
+    an intervention changes (None: as many as the router chooses).
+    """
 
     layer: int
     module: str
@@ -39,6 +44,12 @@ class LayerInfo:
     is_moe: bool = True
     stream: str = "mlp"
     logits_type: str | None = None  # set by the writer with the first logits it gets
+    slots: int | None = None
+
+    @property
+    def width(self) -> int:
+        """Most experts of a token."""
+        return self.top_k if self.slots is None else self.slots
 
 
 @dataclass
@@ -46,7 +57,7 @@ class LayerRows:
     """Routing of one layer for the tokens of a batch, n rows in the order of the batch's tokens.
 
     experts       [n, k] int    -1: no such slot (what follows a row's last expert is not stored); a row of -1 has no
-                  routing (`missing_reason` says why)
+                  routing (`missing_reason` says why); -2 in the first slot: it lost all its experts
     weights, output_norm, output_absmax  [n, k] float or None
     logits        [n, E] float32, float16, or uint16 holding bfloat16 bits, or None; only rows of `logits_kept`
                   (bool [n], None for all) are stored
@@ -152,8 +163,8 @@ def _check_tokens(batch: Batch) -> None:
 
 def _check_rows(batch: Batch, rows: LayerRows, info: LayerInfo) -> None:
     n, where = batch.n_tokens, f"layer {rows.layer}"
-    if rows.experts.ndim != 2 or rows.experts.shape[0] != n or rows.experts.shape[1] > info.top_k:
-        raise _bad(batch, f"{where}: experts {rows.experts.shape} do not fit {n} tokens x top_k {info.top_k}")
+    if rows.experts.ndim != 2 or rows.experts.shape[0] != n or rows.experts.shape[1] > info.width:
+        raise _bad(batch, f"{where}: experts {rows.experts.shape} do not fit {n} tokens x {info.width} slots")
     for name in ("weights", "output_norm", "output_absmax"):
         _same_shape(batch, rows, name, rows.experts.shape)
     for name in ("input_absmax", "entropy", "margin", *HIDDEN, *SHARED, "logits_kept", "outputs_kept"):
@@ -164,8 +175,8 @@ def _check_rows(batch: Batch, rows: LayerRows, info: LayerInfo) -> None:
         raise _bad(batch, f"{where}: logits are {rows.logits.dtype}, not float32, float16 or uint16 (bfloat16 bits)")
     if rows.outputs is not None:
         _check_outputs(batch, rows)
-    if rows.experts.size and not (rows.experts.min() >= -1 and rows.experts.max() < info.num_experts):
-        raise _bad(batch, f"{where}: expert ids must lie in -1..{info.num_experts - 1}")
+    if rows.experts.size and not (rows.experts.min() >= -2 and rows.experts.max() < info.num_experts):
+        raise _bad(batch, f"{where}: expert ids must lie in -2..{info.num_experts - 1}")
 
 
 def _check_outputs(batch: Batch, rows: LayerRows) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from store import queries
-from store.batch import HIDDEN, SHARED
+from store.batch import HIDDEN, LOST, LOST_REASON, SHARED
 from store.encode import TYPES, logits_column, unpack_logits
 
 SLOTS = {"experts": "experts", "weights": "weights", "output_norm": "output_norms", "output_absmax": "output_absmaxes"}
@@ -44,6 +44,7 @@ def read_chunk(
     chunk["layers"] = info.layer.to_numpy(np.int64)
     total = len(chunk["sequence_id"])
     names = [SLOTS[c] for c in columns if c in SLOTS] + [c for c in columns if c in SCALARS]
+    names += [f"missing_reason = '{LOST_REASON}' AS lost"] if "experts" in columns else []
     names += _logits_columns(info) if "logits" in columns else []
     query = queries.ROUTING.format(columns=", ".join(names or ["1"]), only=only)
     layers = info.layer.tolist()
@@ -128,9 +129,13 @@ def _column(name: str, table: Any, place: np.ndarray, shape: tuple[int, int], in
         out = np.full((*shape, int(info.num_experts.max())), np.nan, np.float32)
         _scatter(out.reshape(-1, out.shape[-1]), table[name].combine_chunks(), place)
         return out
-    k = int(info.top_k.max())
+    k = int(info.slots.max())
     out = _no_experts((*shape, k), info) if name == "experts" else np.full((*shape, k), np.nan, np.float32)
-    _scatter(out.reshape(-1, k), table[SLOTS[name]].combine_chunks(), place)
+    lists = table[SLOTS[name]].combine_chunks()
+    _scatter(out.reshape(-1, k), lists, place)
+    if name == "experts":
+        lost = table["lost"].combine_chunks().fill_null(False).to_numpy(zero_copy_only=False)
+        out.reshape(-1, k)[place[lost], 0] = LOST
     return out
 
 

@@ -290,10 +290,22 @@ def insert_run(con: Any, run: RunInfo, layers: Sequence[LayerInfo], kept: Any) -
         ],
     )
     rows = [
-        (run_id, i.layer, i.module, i.is_moe, i.num_experts, i.top_k, i.gating, i.shared_experts, i.stream, None)
+        (
+            run_id,
+            i.layer,
+            i.module,
+            i.is_moe,
+            i.num_experts,
+            i.top_k,
+            i.gating,
+            i.shared_experts,
+            i.stream,
+            None,
+            i.width,
+        )
         for i in layers
     ]
-    con.executemany("INSERT INTO raw.layers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    con.executemany("INSERT INTO raw.layers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
     return run_id
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from store.batch import HIDDEN, SHARED, Batch, LayerRows
+from store.batch import HIDDEN, LOST, LOST_REASON, SHARED, Batch, LayerRows
 
 TYPES: dict[str, np.dtype] = {
     "float32": np.dtype("float32"),
@@ -183,7 +183,7 @@ def _reasons(rows: LayerRows, routed: np.ndarray) -> pa.Array:
     if routed.all():
         return pa.nulls(len(routed), pa.string())
     given = "not recorded" if rows.missing_reason is None else rows.missing_reason
-    reason = np.broadcast_to(np.asarray(given, dtype=object), routed.shape)
+    reason = np.where(rows.experts[:, 0] == LOST, LOST_REASON, np.asarray(given, dtype=object))
     return pa.array(reason, type=pa.string(), mask=routed)
 
 

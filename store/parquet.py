@@ -227,7 +227,7 @@ RANGES = {
     "an expert id is not below its layer's num_experts": (
         "SELECT 1 FROM raw.routing r LEFT JOIN raw.layers l USING (run_id, layer) "
         "WHERE r.experts IS NOT NULL AND (l.num_experts IS NULL OR list_max(r.experts) >= l.num_experts "
-        "OR len(r.experts) > l.top_k) LIMIT 1"
+        "OR len(r.experts) > coalesce(l.slots, l.top_k)) LIMIT 1"
     ),
     "weights and experts of a row differ in number": (
         "SELECT 1 FROM raw.routing WHERE len(weights) != len(experts) OR len(output_norms) != len(experts) "

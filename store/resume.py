@@ -58,8 +58,8 @@ def _check(con: Any, path: Path, run_id: int) -> int:
 
 def _layers(con: Any, run_id: int) -> list[LayerInfo]:
     query = (
-        "SELECT layer, module, num_experts, top_k, gating, shared_experts, is_moe, stream, logits_type FROM raw.layers "
-        "WHERE run_id = ? ORDER BY layer"
+        "SELECT layer, module, num_experts, top_k, gating, shared_experts, is_moe, stream, logits_type, slots "
+        "FROM raw.layers WHERE run_id = ? ORDER BY layer"
     )
     return [LayerInfo(*row) for row in con.execute(query, [run_id]).fetchall()]
 

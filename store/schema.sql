@@ -38,7 +38,7 @@ COMMENT ON COLUMN raw.runs.finished_at IS 'When the recording ended, UTC.';
 
 CREATE TABLE raw.layers (
     run_id INTEGER, layer SMALLINT, module VARCHAR, is_moe BOOLEAN, num_experts INTEGER, top_k INTEGER,
-    gating VARCHAR, shared_experts INTEGER, stream VARCHAR, logits_type VARCHAR
+    gating VARCHAR, shared_experts INTEGER, stream VARCHAR, logits_type VARCHAR, slots INTEGER
 );
 COMMENT ON TABLE raw.layers IS 'One row per run and layer that has a router.';
 COMMENT ON COLUMN raw.layers.run_id IS 'The run.';
@@ -46,11 +46,12 @@ COMMENT ON COLUMN raw.layers.layer IS 'The model''s own layer index.';
 COMMENT ON COLUMN raw.layers.module IS 'Dotted name of the router module.';
 COMMENT ON COLUMN raw.layers.is_moe IS 'False for a dense layer listed for completeness.';
 COMMENT ON COLUMN raw.layers.num_experts IS 'Routed experts that can be chosen.';
-COMMENT ON COLUMN raw.layers.top_k IS 'Experts chosen per token.';
+COMMENT ON COLUMN raw.layers.top_k IS 'Experts the router chooses per token.';
 COMMENT ON COLUMN raw.layers.gating IS 'Kind of gating: softmax, sigmoid, ….';
 COMMENT ON COLUMN raw.layers.shared_experts IS 'Experts every token passes through.';
 COMMENT ON COLUMN raw.layers.stream IS 'mlp, attention, encoder: tells apart routers that share a layer.';
 COMMENT ON COLUMN raw.layers.logits_type IS 'float32, float16 or bfloat16; NULL while no logits were kept.';
+COMMENT ON COLUMN raw.layers.slots IS 'Most experts of a token in this run: not top_k where an intervention changes it.';
 
 CREATE TABLE raw.labels (run_id INTEGER, label_id INTEGER, label VARCHAR);
 COMMENT ON TABLE raw.labels IS 'The labels of a run''s sequences, numbered from 0 in order of appearance.';
@@ -103,14 +104,14 @@ COMMENT ON COLUMN raw.routing.run_id IS 'The run.';
 COMMENT ON COLUMN raw.routing.sequence_id IS 'The sequence.';
 COMMENT ON COLUMN raw.routing.position IS 'Position in the sequence.';
 COMMENT ON COLUMN raw.routing.layer IS 'The model''s own layer index.';
-COMMENT ON COLUMN raw.routing.experts IS 'Chosen experts, descending weight; NULL where there is no routing.';
+COMMENT ON COLUMN raw.routing.experts IS 'Chosen experts, descending weight; NULL where there is none.';
 COMMENT ON COLUMN raw.routing.weights IS 'Weights really used.';
 COMMENT ON COLUMN raw.routing.output_norms IS 'L2 norm of each chosen expert''s output before weighting.';
 COMMENT ON COLUMN raw.routing.output_absmaxes IS 'Largest absolute component of that output.';
 COMMENT ON COLUMN raw.routing.input_absmax IS 'Largest absolute component of the experts'' input.';
 COMMENT ON COLUMN raw.routing.entropy IS 'Entropy of the full softmax, nats.';
 COMMENT ON COLUMN raw.routing.margin IS 'k-th chosen score minus best unchosen score.';
-COMMENT ON COLUMN raw.routing.missing_reason IS 'Why there is no routing here; NULL where there is.';
+COMMENT ON COLUMN raw.routing.missing_reason IS 'Why there is no expert here; NULL where there is.';
 COMMENT ON COLUMN raw.routing.logits IS 'float32 logits of fewer than 32 experts.';
 COMMENT ON COLUMN raw.routing.logits_32 IS 'float32 logits of 32 experts or more, two in a word: see raw.float32_at.';
 COMMENT ON COLUMN raw.routing.logits_16 IS 'bfloat16 or float16 logits (the layer''s logits_type says which), two in a word: see raw.bfloat16_at and raw.float16_at.';
@@ -223,7 +224,7 @@ COMMENT ON COLUMN runs.revision IS 'Revision or commit of the model.';
 COMMENT ON COLUMN runs.status IS 'recording, complete, interrupted or failed.';
 COMMENT ON COLUMN runs.num_layers IS 'All layers of the model, dense ones included.';
 COMMENT ON COLUMN runs.num_experts IS 'Routed experts per layer (the largest, where layers differ).';
-COMMENT ON COLUMN runs.top_k IS 'Experts chosen per token (the largest, where layers differ).';
+COMMENT ON COLUMN runs.top_k IS 'Experts the router chooses per token (the largest, where layers differ).';
 COMMENT ON COLUMN runs.n_sequences IS 'Sequences recorded.';
 COMMENT ON COLUMN runs.n_tokens IS 'Tokens recorded.';
 COMMENT ON COLUMN runs.intervention IS 'The intervention that was active, as JSON; NULL for none.';
@@ -235,7 +236,8 @@ COMMENT ON COLUMN runs.heartbeat IS 'Last commit of the writer, UTC.';
 COMMENT ON COLUMN runs.finished_at IS 'When the recording ended, UTC.';
 
 CREATE VIEW layers AS
-SELECT run_id, layer, module, is_moe, num_experts, top_k, gating, shared_experts, stream, logits_type
+SELECT run_id, layer, module, is_moe, num_experts, top_k, gating, shared_experts, stream, logits_type,
+    coalesce(slots, top_k) AS slots
 FROM raw.layers;
 COMMENT ON VIEW layers IS 'One row per run and layer: where its router sits and how it chooses.';
 COMMENT ON COLUMN layers.run_id IS 'The run.';
@@ -243,11 +245,12 @@ COMMENT ON COLUMN layers.layer IS 'The model''s own layer index (dense layers ke
 COMMENT ON COLUMN layers.module IS 'Dotted name of the router module.';
 COMMENT ON COLUMN layers.is_moe IS 'False for a dense layer listed for completeness.';
 COMMENT ON COLUMN layers.num_experts IS 'Routed experts that can be chosen.';
-COMMENT ON COLUMN layers.top_k IS 'Experts chosen per token.';
+COMMENT ON COLUMN layers.top_k IS 'Experts the router chooses per token.';
 COMMENT ON COLUMN layers.gating IS 'Kind of gating: softmax, sigmoid, ….';
 COMMENT ON COLUMN layers.shared_experts IS 'Experts every token passes through.';
 COMMENT ON COLUMN layers.stream IS 'mlp, attention, encoder: tells apart routers that share a layer.';
 COMMENT ON COLUMN layers.logits_type IS 'Precision the logits have: float32, float16, bfloat16; NULL where none were kept.';
+COMMENT ON COLUMN layers.slots IS 'Most experts of a token in this run: not top_k where an intervention changes it.';
 
 CREATE VIEW sequences AS
 SELECT s.run_id, s.sequence_id, s.prompt_id, l.label, s.source, s.text, s.n_tokens, s.metadata
@@ -285,14 +288,14 @@ COMMENT ON COLUMN routing.run_id IS 'The run.';
 COMMENT ON COLUMN routing.sequence_id IS 'The sequence.';
 COMMENT ON COLUMN routing.position IS 'Position in the sequence.';
 COMMENT ON COLUMN routing.layer IS 'The model''s own layer index.';
-COMMENT ON COLUMN routing.experts IS 'Chosen experts in descending weight order; NULL where there is no routing.';
+COMMENT ON COLUMN routing.experts IS 'Chosen experts in descending weight order; NULL where there is none.';
 COMMENT ON COLUMN routing.weights IS 'Weights really used, in the same order (they need not sum to 1).';
 COMMENT ON COLUMN routing.entropy IS 'Entropy of the softmax over all experts, nats.';
 COMMENT ON COLUMN routing.margin IS 'k-th chosen score minus the best score not chosen.';
 COMMENT ON COLUMN routing.output_norms IS 'L2 norm of each chosen expert''s output before weighting.';
 COMMENT ON COLUMN routing.output_absmaxes IS 'Largest absolute component of that output.';
 COMMENT ON COLUMN routing.input_absmax IS 'Largest absolute component of what the experts were given.';
-COMMENT ON COLUMN routing.missing_reason IS 'Why there is no routing here; NULL where there is.';
+COMMENT ON COLUMN routing.missing_reason IS 'Why there is no expert here; NULL where there is.';
 
 CREATE VIEW assignments AS
 SELECT * FROM (

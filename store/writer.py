@@ -261,9 +261,9 @@ def _check_layers(layers: Sequence[LayerInfo]) -> None:
     numbers = [info.layer for info in layers]
     if not numbers or len(set(numbers)) != len(numbers):
         raise TraceError("a run needs layers, each with a number of its own")
-    wrong = [i.layer for i in layers if not 0 < i.top_k <= i.num_experts <= 65_536]
+    wrong = [i.layer for i in layers if not (0 < i.top_k <= i.num_experts <= 65_536 and 0 < i.width <= i.num_experts)]
     if wrong:
-        raise TraceError(f"layer {wrong[0]}: top_k must lie in 1..num_experts, num_experts in 1..65536")
+        raise TraceError(f"layer {wrong[0]}: top_k and slots must lie in 1..num_experts, num_experts in 1..65536")
 
 
 def _same_model(con: Any, path: Path, run: RunInfo) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from probes.capture.moments import Moments
 from probes.capture.want import Want
-from probes.routing import NO_EXPERT
+from probes.routing import LOST
 
 OBSERVE, REWRITE, INSIDE = "observe", "rewrite", "inside"
 # Outputs of up to so many numbers per layer wait for the end of the pass (see `probes.capture.late`).
@@ -50,7 +50,7 @@ class Tap:
     copy       the model changes what it handed out in place, so it is copied at once
     examine    keep also what the self-test compares
     skip_class the id to record where the weight is exactly 0, for families that let a token skip the experts
-    drops      a weight of exactly 0 means that the slot was dropped: no expert (-1) is recorded
+    drops      a weight of exactly 0 means that the slot was dropped: -2 is recorded in place of an expert
     max_bytes  largest expanded input to hold at once; longer passes are observed in pieces
     """
 
@@ -97,7 +97,7 @@ class Tap:
         if self.skip_class is not None:
             experts = experts.masked_fill(weights == 0, self.skip_class)
         elif self.drops:
-            experts = experts.masked_fill(weights == 0, NO_EXPERT)
+            experts = experts.masked_fill(weights == 0, LOST)
         self.put("experts", experts)
         self.put("weights", weights)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from probes.errors import ProbeError, did_you_mean
-from probes.routing import NO_EXPERT, RoutingArrays
+from probes.routing import NO_EXPERT, PER_SLOT, RoutingArrays, packed
 
 KEYS = (
     "experts",
@@ -65,6 +65,8 @@ def read_npz(path: str | Path, *, allow_missing: bool = False) -> Imported:
     if k > 1:
         experts[:, sorted(dense)] = NO_EXPERT
     _check_ids(experts, num_experts, layer)
+    per_slot = [_shaped(_floats(data, name, 3), name, (tokens, layers, k)) for name in PER_SLOT]
+    experts, weights, output_norm, output_absmax = packed(experts, *per_slot)
     label_names, label = _labels(data, sequence_id)
     arrays = RoutingArrays(
         experts=experts,
@@ -72,14 +74,15 @@ def read_npz(path: str | Path, *, allow_missing: bool = False) -> Imported:
         layers=layer,
         num_experts=num_experts,
         logits=_shaped(logits, "logits", (tokens, layers, num_experts)),
-        weights=_shaped(_floats(data, "weights", 3), "weights", (tokens, layers, k)),
-        output_norm=_shaped(_floats(data, "output_norm", 3), "output_norm", (tokens, layers, k)),
-        output_absmax=_shaped(_floats(data, "output_absmax", 3), "output_absmax", (tokens, layers, k)),
+        weights=weights,
+        output_norm=output_norm,
+        output_absmax=output_absmax,
         token_id=_shaped(_integers(data, "token_id"), "token_id", (tokens,)),
         predicted_id=_shaped(_integers(data, "predicted_id"), "predicted_id", (tokens,)),
         token=_shaped(_strings(data, "token"), "token", (tokens,)),
         label=label,
         label_names=label_names,
+        router_k=_scalar(data, "k"),
     )
     notes += _order_note(arrays)
     return Imported(arrays, _gating(data), notes, dense if k > 1 else frozenset())
@@ -219,7 +222,7 @@ def _experts(data: dict[str, np.ndarray], logits: np.ndarray | None, num_experts
         raise ProbeError(f"'experts' must hold integers, got {values.dtype}")
     if values.ndim != 3 or not values.size:
         raise ProbeError(f"'experts' must be [tokens, layers, k] with no empty axis, got shape {values.shape}")
-    if k is not None and k != values.shape[2]:
+    if k is not None and k > values.shape[2]:
         raise ProbeError(f"'k' is {k}, but 'experts' have {values.shape[2]} slots")
     if values.dtype.kind == "i":
         values = np.maximum(values, NO_EXPERT)

@@ -20,7 +20,7 @@ import numpy as np
 
 from probes.metrics.chunk import About, Chunk, PairedArrays, by_group
 from probes.metrics.registry import Column, Counts, Metric, Option, Options
-from probes.metrics.router_saturation import shared
+from probes.metrics.router_saturation import choices
 from probes.metrics.tables import axes, coverage, grid, ratio
 
 if TYPE_CHECKING:
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 
 def count(chunk: Chunk, options: Options) -> Counts:
     """n_tokens, changed and max_difference (of the logits) [G, L]; and the changed tokens one by one."""
-    both, common = shared(chunk)
-    lost = np.where(both, chunk.about.top_k - common, 0)
+    found = choices(chunk)
+    both, lost = found.both, found.changed
     difference = np.where(both, _logit_difference(chunk), np.nan)
     largest = np.full((chunk.n_groups, lost.shape[1]), np.nan)
     np.fmax.at(largest, chunk.group, difference)
     t, i = np.nonzero(lost)
     starts = chunk.starts[np.searchsorted(chunk.starts, t, side="right") - 1]
     sequence = np.asarray(chunk.arrays.sequence_id)[t]
-    found = (chunk.row[t], i, sequence, t - starts, lost[t, i], difference[t, i])
+    listed = (chunk.row[t], i, sequence, t - starts, lost[t, i], difference[t, i])
     return {
         "n_tokens": by_group(both, chunk.group, chunk.n_groups),
         "changed": by_group(lost > 0, chunk.group, chunk.n_groups),
         "max_difference": largest,
-        "_changes": [found],
+        "_changes": [listed],
     }
 
 
@@ -78,8 +78,8 @@ METRIC = Metric(
     title="Batch invariance",
     question="Does a token's routing depend on what it was batched with?",
     formula="the same sequences in two runs, alone and in batches: changed = chosen experts of the token that the "
-    "other run does not choose; max_logit_difference = max over experts of |logit − logit|. Only changed "
-    "tokens are listed",
+    "other run does not choose, the larger number of the two runs (no expert at all is a choice of its own); "
+    "max_logit_difference = max over experts of |logit − logit|. Only changed tokens are listed",
     source="cross-batch dependence: arXiv 2402.05526, arXiv 2410.22884",
     options=(Option("summary", bool, False, "one row per layer: how many tokens changed"),),
     needs=("other_experts", "logits?", "other_logits?"),
@@ -98,5 +98,5 @@ METRIC = Metric(
     count=count,
     table=table,
     value="changed",
-    laws=("expert_permutation", "rank_order", "range", "additivity", "missing"),
+    laws=("expert_permutation", "empty_slots", "self_agreement", "rank_order", "range", "additivity", "missing"),
 )

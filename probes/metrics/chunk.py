@@ -23,6 +23,7 @@ class PairedArrays(RoutingArrays):
 class About:
     """What stays the same over a whole trace: the shape of the model and the names of the groups.
 
+    top_k: experts the router chooses per token; slots: the most that a token can have, which interventions change;
     layers [L] the model's own indices; groups: names along the counts' first axis; by: the column they make, or None;
     scores [L]: how logits become scores in each layer ("softmax", "sigmoid", "sqrtsoftplus"); shared_experts [L]: how
     many experts every token of a layer passes through, where that is known; split: the labels, where groups of another
@@ -39,6 +40,12 @@ class About:
     shared_experts: tuple[int, ...] = ()
     split: tuple[Any, ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
+    slots: int | None = None
+
+    @property
+    def width(self) -> int:
+        """How many slots the arrays have."""
+        return self.top_k if self.slots is None else self.slots
 
     @property
     def num_layers(self) -> int:
@@ -66,13 +73,18 @@ class Chunk:
 
     @property
     def experts(self) -> np.ndarray:
-        """[T, L, k] chosen ids, -1 where there is no routing."""
+        """[T, L, slots] chosen ids; below 0 in empty slots, which come last (see `probes.routing`)."""
         return self.arrays.experts
 
     @property
     def routed(self) -> np.ndarray:
-        """[T, L] bool: this position has routing in this layer."""
+        """[T, L] bool: this position has an expert in this layer. Metrics of one run count these positions only."""
         return self.arrays.experts[:, :, 0] >= 0
+
+    @property
+    def taken(self) -> np.ndarray:
+        """[T, L, slots] bool: this slot holds an expert. Every per-slot array counts only where it does."""
+        return self.arrays.experts >= 0
 
     @property
     def sequence_group(self) -> np.ndarray:
@@ -81,9 +93,9 @@ class Chunk:
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
-        """G, T, L, k, E."""
-        tokens, layers, k = self.arrays.experts.shape
-        return self.n_groups, tokens, layers, k, self.arrays.num_experts
+        """G, T, L, slots, E."""
+        tokens, layers, slots = self.arrays.experts.shape
+        return self.n_groups, tokens, layers, slots, self.arrays.num_experts
 
 
 def sequence_starts(sequence_id: np.ndarray) -> np.ndarray:
@@ -148,7 +160,7 @@ def by_group(values: np.ndarray, group: np.ndarray, n_groups: int) -> np.ndarray
 
 MOMENTS = ("output_count", "output_mean", "output_m2")
 WEIGHTS = ("router_weight", "expert_weight")
-_WHOLE = ("layers", "num_experts", "label_names", *MOMENTS, *WEIGHTS)
+_WHOLE = ("layers", "num_experts", "label_names", "router_k", *MOMENTS, *WEIGHTS)
 
 
 def cut(arrays: RoutingArrays, a: int, b: int) -> RoutingArrays:

@@ -13,14 +13,18 @@ from probes.metrics.bootstrap import RESAMPLES, SEED
 from probes.metrics.chunk import MOMENTS, WEIGHTS, About, PairedArrays, cut, sequence_starts
 from probes.metrics.registry import Metric
 from probes.metrics.run import run
-from probes.routing import NO_EXPERT, RoutingArrays
+from probes.routing import LOST, NO_EXPERT, PER_SLOT, RoutingArrays, packed
 from probes.void import cleared
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ARRAYS = (
-    ("experts", "[T, L, k] (or [T, k] for one layer) chosen ids in descending weight order, -1 = no routing"),
+    (
+        "experts",
+        "[T, L, k] (or [T, k] for one layer) chosen ids in descending weight order; -1 everywhere: no routing; -1 in "
+        "some slots: these are empty; -2: routed, but the slot's expert was dropped",
+    ),
     ("sequence_id", "[T] tokens of a sequence are contiguous and in order"),
     ("num_experts", "E"),
     ("layers", "[L] the model's own layer indices (default 0..L-1)"),
@@ -46,9 +50,10 @@ ARRAYS = (
     ("token", "[T] token text"),
     ("label", "[S] or [T] label of each sequence: text, or an index into label_names (-1 = none)"),
     ("label_names", "names of the labels, where `label` holds numbers"),
-    ("other_experts", "[T, L, k] what a second run chose for the same tokens, where a metric compares two runs"),
+    ("other_experts", "[T, L, k'] what a second run chose for the same tokens, where a metric compares two runs"),
     ("other_logits", "[T, L, E] its logits"),
     ("scores", "how logits become scores: softmax, sigmoid or sqrtsoftplus; one for all layers, or [L]"),
+    ("top_k", "experts the router chooses per token (default: the most that any token has)"),
 )
 COMMON = (
     ("by", "group by this ('label')"),
@@ -82,6 +87,7 @@ class ArraysSource:
             layers=layers,
             num_experts=arrays.num_experts,
             top_k=arrays.top_k,
+            slots=arrays.slots,
             scores=layer_scores(scores, len(layers)),
             num_hidden_layers=num_hidden_layers,
         )
@@ -97,7 +103,7 @@ class ArraysSource:
             )
 
     def _blocks(self, logits: bool) -> Iterator[tuple[int, int]]:
-        width = len(self.about.layers) * (self.about.num_experts if logits else self.about.top_k)
+        width = len(self.about.layers) * (self.about.num_experts if logits else self.about.width)
         size = max(1, _CHUNK_CELLS // max(1, width))
         first = 0
         for s in range(1, self.n_sequences + 1):
@@ -128,6 +134,7 @@ def routing_arrays(
     layers: Any = None,
     label: Any = None,
     label_names: Sequence[str] = (),
+    top_k: int | None = None,
     **floats: Any,
 ) -> RoutingArrays:
     """Checks shapes and ids once, and puts everything into the shapes metrics take. Errors name the array."""
@@ -135,12 +142,15 @@ def routing_arrays(
     ids = ids[:, None, :] if ids.ndim == 2 else ids
     if ids.ndim != 3 or ids.dtype.kind not in "iu":
         raise ProbeError(f"experts must be whole numbers of shape [tokens, layers, k], not {ids.dtype} {ids.shape}")
-    ids = np.where(ids < 0, NO_EXPERT, ids) if ids.dtype.kind == "i" else ids
+    ids = _marked(ids)
     sequence = np.zeros(len(ids), np.int64) if sequence_id is None else np.asarray(sequence_id)
     if num_experts is None:
         raise ProbeError("num_experts is needed: the ids alone do not say how many experts there are")
     _check_ids(ids, sequence, num_experts)
+    if top_k is not None and not 1 <= top_k <= num_experts:
+        raise ProbeError(f"top_k is {top_k}; it must lie in 1..num_experts ({num_experts})")
     arrays = {name: _shaped(name, value, ids, num_experts) for name, value in floats.items() if value is not None}
+    ids, arrays = _packed(ids, arrays)
     codes, names = _labels(label, tuple(label_names), sequence)
     own = np.arange(ids.shape[1]) if layers is None else np.asarray(layers)
     if len(own) != ids.shape[1]:
@@ -148,7 +158,12 @@ def routing_arrays(
     kind = PairedArrays if arrays.get("other_experts") is not None else RoutingArrays
     if kind is RoutingArrays:
         arrays.pop("other_logits", None)
-    return kind(ids, sequence, own, int(num_experts), label=codes, label_names=names, **arrays)
+    return kind(ids, sequence, own, int(num_experts), label=codes, label_names=names, router_k=top_k, **arrays)
+
+
+def _marked(ids: np.ndarray) -> np.ndarray:
+    """Ids with one mark for an empty slot: every negative number but that of a dropped expert says the same."""
+    return np.where((ids < 0) & (ids != LOST), NO_EXPERT, ids) if ids.dtype.kind == "i" else ids
 
 
 def _check_ids(ids: np.ndarray, sequence: np.ndarray, num_experts: int) -> None:
@@ -156,8 +171,6 @@ def _check_ids(ids: np.ndarray, sequence: np.ndarray, num_experts: int) -> None:
         raise ProbeError(f"sequence_id has {len(sequence)} tokens, experts has {len(ids)}")
     if ids.size and ids.max() >= num_experts:
         raise ProbeError(f"experts names expert {ids.max()}, but num_experts is {num_experts}")
-    if ids.size and ((ids < 0).any(axis=2) != (ids < 0).all(axis=2)).any():
-        raise ProbeError("experts: a position has either all its k experts or none (-1 everywhere)")
 
 
 def _shaped(name: str, value: Any, ids: np.ndarray, num_experts: int) -> np.ndarray:
@@ -176,10 +189,28 @@ def _shaped(name: str, value: Any, ids: np.ndarray, num_experts: int) -> np.ndar
         expected = (*ids.shape[:2], *array.shape[2:3])
     else:
         array = array[:, None, :] if array.ndim == 2 and ids.shape[1] == 1 else array
-        expected = (*ids.shape[:2], num_experts if name in PER_EXPERT else ids.shape[2])
+        last = array.shape[2:3] if name == "other_experts" else (ids.shape[2],)
+        expected = (*ids.shape[:2], *((num_experts,) if name in PER_EXPERT else last))
     if array.shape != expected:
         raise ProbeError(f"{name} has shape {list(array.shape)}, expected {list(expected)}")
     return array
+
+
+def _packed(ids: np.ndarray, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Empty slots last, and no slot that is empty everywhere: neither is to change a number."""
+    names = [name for name in PER_SLOT if name in arrays]
+    floats = [arrays[name].astype(np.result_type(arrays[name], np.float32), copy=False) for name in names]
+    ids, *values = _trimmed(*packed(ids, *floats))
+    more = dict(zip(names, values, strict=True))
+    if "other_experts" in arrays:
+        (more["other_experts"],) = _trimmed(*packed(_marked(arrays["other_experts"])))
+    return ids, arrays | more
+
+
+def _trimmed(ids: Any, *values: Any) -> tuple[Any, ...]:
+    used = np.flatnonzero((ids != NO_EXPERT).any(axis=(0, 1)))
+    last = int(used[-1]) + 1 if len(used) else 1
+    return ids[:, :, :last], *(array[:, :, :last] for array in values)
 
 
 def _labels(label: Any, names: tuple[str, ...], sequence: np.ndarray) -> tuple[np.ndarray | None, tuple[str, ...]]:

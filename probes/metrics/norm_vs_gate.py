@@ -40,21 +40,38 @@ def needs(options: Options) -> tuple[str, ...]:
 
 
 def count(chunk: Chunk, options: Options) -> Counts:
-    """ranks [G, L, n, n]: tokens whose expert of gate rank i has norm rank j; n = k, or E for all experts.
+    """Over the tokens with a norm for each of their experts: n_tokens [G, L], and
 
+    ranks [G, L, n, n]: how many have the expert of gate rank i at norm rank j; n = slots, or E for all experts;
+    rho, rho_tokens [G, L]: the sum of the tokens' own correlations, and how many have one (two experts or more).
     Equal norms rank in gate order, equal scores by id.
     """
-    groups, _, layers, k, experts = chunk.shape
-    n = experts if options["all_experts"] else k
-    ranks = np.zeros((groups, layers, n, n), np.int64)
+    groups, _, layers, slots, experts = chunk.shape
+    n = experts if options["all_experts"] else slots
+    counts = {"ranks": np.zeros((groups, layers, n, n), np.int64), "rho": np.zeros((groups, layers))}
+    counts |= {"rho_tokens": np.zeros((groups, layers), np.int64), "n_tokens": np.zeros((groups, layers), np.int64)}
     for i in range(layers):
         norms = _by_gate(chunk, i) if options["all_experts"] else np.asarray(chunk.arrays.output_norm)[:, i]
-        at = np.flatnonzero(chunk.routed[:, i] & ~np.isnan(norms).any(axis=-1))
-        order = np.argsort(-norms[at], axis=-1, kind="stable")
-        place = np.empty_like(order)
-        np.put_along_axis(place, order, np.broadcast_to(np.arange(n), order.shape), axis=-1)
-        np.add.at(ranks[:, i], (chunk.group[at][:, None], np.arange(n)[None], place), 1)
-    return {"ranks": ranks, "n_tokens": ranks[:, :, 0].sum(axis=-1)}
+        sizes = np.full(len(norms), n) if options["all_experts"] else chunk.taken[:, i].sum(axis=-1)
+        sizes = np.where(chunk.routed[:, i], sizes, 0)
+        for size in np.unique(sizes[sizes > 0]):
+            at = np.flatnonzero((sizes == size) & ~np.isnan(norms[:, :size]).any(axis=-1))
+            _add_ranks(counts, i, norms[at, :size], chunk.group[at])
+    return counts
+
+
+def _add_ranks(counts: Counts, i: int, norms: np.ndarray, group: np.ndarray) -> None:
+    """Adds tokens that have the same number of experts, their norms [m, size] in gate order."""
+    size = norms.shape[1]
+    order = np.argsort(-norms, axis=-1, kind="stable")
+    place = np.empty_like(order)
+    np.put_along_axis(place, order, np.broadcast_to(np.arange(size), order.shape), axis=-1)
+    np.add.at(counts["ranks"][:, i], (group[:, None], np.arange(size)[None], place), 1)
+    np.add.at(counts["n_tokens"][:, i], group, 1)
+    if size > 1:
+        centred = np.arange(size) - (size - 1) / 2
+        np.add.at(counts["rho"][:, i], group, (centred * centred[place]).sum(axis=-1) / (centred**2).sum())
+        np.add.at(counts["rho_tokens"][:, i], group, 1)
 
 
 def _by_gate(chunk: Chunk, i: int) -> np.ndarray:
@@ -68,15 +85,9 @@ def _by_gate(chunk: Chunk, i: int) -> np.ndarray:
 def estimate(counts: Counts, options: Options, about: About) -> np.ndarray:
     """share of the gate rank's tokens [..., L, k, k], or spearman [..., L] of a summary."""
     ranks = counts["ranks"]
-    return spearman(ranks) if options["summary"] else ratio(ranks, ranks.sum(axis=-1, keepdims=True))
-
-
-def spearman(ranks: np.ndarray) -> np.ndarray:
-    """Correlation of both ranks over all slots, [...] from counts [..., k, k]: the mean of the tokens' own ρ."""
-    k = ranks.shape[-1]
-    centred = np.arange(k) - (k - 1) / 2
-    together = np.einsum("...ij,i,j->...", ranks, centred, centred)
-    return ratio(together, (centred**2).sum() * ranks.sum(axis=(-2, -1)) / k)
+    if options["summary"]:
+        return ratio(counts["rho"], counts["rho_tokens"])
+    return ratio(ranks, ranks.sum(axis=-1, keepdims=True))
 
 
 def table(counts: Counts, options: Options, about: About) -> pd.DataFrame:
@@ -86,7 +97,11 @@ def table(counts: Counts, options: Options, about: About) -> pd.DataFrame:
         return grid(axes(about, "layer"), {"spearman": value, **coverage(counts)})
     ranks = np.arange(1, counts["ranks"].shape[-1] + 1)
     columns = {"n": counts["ranks"], "share": value, **coverage(counts)}
-    return grid({**axes(about, "layer"), "gate_rank": ranks, "norm_rank": ranks}, columns)
+    frame = grid({**axes(about, "layer"), "gate_rank": ranks, "norm_rank": ranks}, columns)
+    # A steered run has slots for the most that a token could get; ranks that no token has are no rows.
+    least = about.num_experts if options["all_experts"] else about.top_k
+    most = max(least, frame["gate_rank"].where(frame["n"] > 0).max())
+    return frame[(frame["gate_rank"] <= most) & (frame["norm_rank"] <= most)]
 
 
 METRIC = Metric(
@@ -115,5 +130,14 @@ METRIC = Metric(
     table=table,
     estimate=estimate,
     value="share",
-    laws=("expert_permutation", "token_order", "sequence_order", "range", "additivity", "missing", "duplication"),
+    laws=(
+        "expert_permutation",
+        "empty_slots",
+        "token_order",
+        "sequence_order",
+        "range",
+        "additivity",
+        "missing",
+        "duplication",
+    ),
 )

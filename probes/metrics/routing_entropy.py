@@ -39,10 +39,12 @@ def count(chunk: Chunk, options: Options) -> Counts:
     margins = np.full(chunk.routed.shape, np.nan)
     if chunk.arrays.logits is not None:
         _fill_from_logits(chunk, margins, None if chosen else h)
-    size = chunk.about.top_k if chosen else chunk.about.num_experts
-    uncertain = h >= options["threshold"] * np.log(size)
+    most = np.log(np.maximum(chunk.taken.sum(axis=-1), chunk.about.top_k) if chosen else chunk.about.num_experts)
+    uncertain = h >= options["threshold"] * most
     sums = {"entropy": h, "entropy_squared": h * h, "uncertain": uncertain & ~np.isnan(h), "margin": margins}
+    sums["normalized"] = ratio(h, most)
     counts = {name: by_group(values, chunk.group, chunk.n_groups) for name, values in sums.items()}
+    counts["normalized_tokens"] = by_group(~np.isnan(sums["normalized"]), chunk.group, chunk.n_groups)
     counts["n_tokens"] = by_group(~np.isnan(h), chunk.group, chunk.n_groups)
     counts["margin_tokens"] = by_group(~np.isnan(margins), chunk.group, chunk.n_groups)
     return counts
@@ -59,7 +61,7 @@ def _fill_from_logits(chunk: Chunk, margins: np.ndarray, h: np.ndarray | None) -
 def chosen_entropy(chunk: Chunk) -> np.ndarray:
     """[T, L] entropy of the chosen weights, renormalised to sum 1."""
     assert chunk.arrays.weights is not None
-    weights = np.where(chunk.routed[:, :, None], np.asarray(chunk.arrays.weights, np.float64), np.nan)
+    weights = np.where(chunk.taken, np.asarray(chunk.arrays.weights, np.float64), 0)
     total = weights.sum(axis=-1, keepdims=True)
     p = np.divide(weights, total, out=np.full(weights.shape, np.nan), where=total > 0)
     return np.where(np.isnan(total[..., 0]), np.nan, entropy(p))
@@ -73,11 +75,10 @@ def estimate(counts: Counts, options: Options, about: About) -> np.ndarray:
 def table(counts: Counts, options: Options, about: About) -> pd.DataFrame:
     """One row per layer (and group)."""
     mean, n = estimate(counts, options, about), counts["n_tokens"]
-    size = about.top_k if options["over"] == "chosen" else about.num_experts
     columns = {
         "entropy_mean": mean,
         "entropy_std": np.sqrt(np.maximum(ratio(counts["entropy_squared"], n) - mean**2, 0)),
-        "normalized_mean": ratio(mean, np.log(size)),
+        "normalized_mean": ratio(counts["normalized"], counts["normalized_tokens"]),
         "effective_experts": np.exp(mean),
         "margin_mean": ratio(counts["margin"], counts["margin_tokens"]),
         "uncertain_share": ratio(counts["uncertain"], n),
@@ -100,7 +101,8 @@ METRIC = Metric(
     question="How sure is the router of its choice?",
     formula="H = −Σ p ln p in nats over the scores of all experts (softmax; sigmoid scores are normalised to sum "
     "1); normalized = H / ln E; effective_experts = exp(mean H); margin = lowest chosen score − best "
-    "unchosen score; uncertain: H ≥ threshold · ln E. Over the chosen: renormalised weights and ln k",
+    "unchosen score; uncertain: H ≥ threshold · ln E. Over the chosen: renormalised weights, and ln k (of "
+    "a token with more than k experts, ln of its number)",
     source="GW-MoE, arXiv 2406.12375",
     options=(
         Option("over", str, "all", "all experts, or the chosen with their weights renormalised", ("all", "chosen")),
@@ -128,6 +130,7 @@ METRIC = Metric(
     value="entropy_mean",
     laws=(
         "expert_permutation",
+        "empty_slots",
         "rank_order",
         "token_order",
         "sequence_order",

@@ -17,6 +17,7 @@ The first published form: of the windows of two tokens each holds both experts o
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,7 +86,20 @@ def _window_counts(chunk: Chunk, level: str, m: int) -> Counts:
     lengths = np.add.reduceat(routed.astype(np.int64), chunk.starts[:-1], axis=0)
     long_enough = np.zeros((chunk.n_groups, rows), np.int64)
     np.add.at(long_enough, chunk.sequence_group, lengths >= m)
-    return {f"{level}_{m}": out, f"{level}_{m}_sequences": long_enough}
+    unrouted = np.zeros((chunk.n_groups, rows), np.int64)
+    if level == "model" and not np.array_equal(chunk.routed.any(axis=1), chunk.routed.all(axis=1)):
+        np.add.at(unrouted[:, 0], chunk.sequence_group, _unrouted_in_windows(chunk, m))
+    return {f"{level}_{m}": out, f"{level}_{m}_sequences": long_enough, f"{level}_{m}_unrouted": unrouted}
+
+
+def _unrouted_in_windows(chunk: Chunk, m: int) -> np.ndarray:
+    """[S] over all windows of m tokens that have routing somewhere: (token, layer) pairs without any."""
+    missing, out = (~chunk.routed).sum(axis=1), np.zeros(len(chunk.starts) - 1, np.int64)
+    for s, (a, b) in enumerate(itertools.pairwise(chunk.starts)):
+        kept = missing[a:b][chunk.routed[a:b].any(axis=1)]
+        if len(kept) >= m:
+            out[s] = np.convolve(kept, np.ones(m, np.int64), "valid").sum()
+    return out
 
 
 def rates(counts: Counts, level: str, m: int, options: Options, about: About) -> np.ndarray:
@@ -93,9 +107,10 @@ def rates(counts: Counts, level: str, m: int, options: Options, about: About) ->
     sums = counts[f"{level}_{m}"]
     if options["definition"] == "online":
         return ratio(sums[..., :-1], sums[..., -1:])
-    active = about.top_k * (about.num_layers if level == "model" else 1)
-    covered = np.cumsum(sums[..., :-1], axis=-1)[..., sizes(level, options, about) - 1]
-    return ratio(covered, sums[..., -1:] * m * active)
+    covered = np.cumsum(sums[..., :-1], axis=-1)
+    # What a token has of experts counts as it is, and k where a layer has no routing for it.
+    activations = covered[..., -1:] + about.top_k * counts[f"{level}_{m}_unrouted"][..., None]
+    return ratio(covered[..., sizes(level, options, about) - 1], activations)
 
 
 def estimate(counts: Counts, options: Options, about: About) -> np.ndarray:
@@ -198,5 +213,5 @@ METRIC = Metric(
     table=table,
     estimate=estimate,
     value="sch",
-    laws=("expert_permutation", "sequence_order", "range", "additivity", "missing", "duplication"),
+    laws=("expert_permutation", "empty_slots", "sequence_order", "range", "additivity", "missing", "duplication"),
 )

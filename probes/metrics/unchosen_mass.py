@@ -29,8 +29,9 @@ def count(chunk: Chunk, options: Options) -> Counts:
     mass = np.full(chunk.routed.shape, np.nan)
     for i in range(chunk.about.num_layers):
         at, probability = layer_probabilities(chunk, i)
-        chosen = np.take_along_axis(probability, chunk.experts[at, i].astype(np.intp), axis=-1)
-        mass[at, i] = 1 - chosen.sum(axis=-1)
+        taken = chunk.taken[at, i]
+        chosen = np.take_along_axis(probability, np.where(taken, chunk.experts[at, i], 0).astype(np.intp), axis=-1)
+        mass[at, i] = np.maximum(1 - np.where(taken, chosen, 0).sum(axis=-1), 0)
     sums = {"mass": by_group(mass, chunk.group, chunk.n_groups)}
     sums["n_tokens"] = by_group(~np.isnan(mass), chunk.group, chunk.n_groups)
     return {**sums, "_mass": [mass.astype(np.float32)], "_row": [chunk.row]}
@@ -72,6 +73,15 @@ METRIC = Metric(
     table=table,
     estimate=estimate,
     value="mean",
-    laws=("expert_permutation", "rank_order", "token_order", "sequence_order", "range", "additivity", "missing"),
+    laws=(
+        "expert_permutation",
+        "empty_slots",
+        "rank_order",
+        "token_order",
+        "sequence_order",
+        "range",
+        "additivity",
+        "missing",
+    ),
     ends={"uniform": {"mean": lambda k, e: 1 - k / e}, "one_hot": {"mean": lambda k, e: 0.0}},
 )

@@ -333,6 +333,7 @@ def _layers(feed: Feeder) -> list[LayerInfo]:
             gating=f"{feed.settings.scoring[router.layer]}: {router.gating}",
             shared_experts=router.shared_experts,
             stream=router.stream,
+            slots=max(1, feed.settings.slots.get(router.layer, router.top_k)),
         )
         for router in feed.settings.routers
     ]

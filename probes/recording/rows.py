@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from probes.recording.layout import Layout
 from probes.recording.plan import sample_positions
 from probes.recording.streams import ENCODER, Streams, streams
 from probes.recording.tokens import TokenTexts
-from probes.routing import NO_EXPERT, Router, Routing
+from probes.routing import LOST, NO_EXPERT, PER_SLOT, Router, Routing, packed
 from probes.scatter import class_sums
 from probes.scores import bf16_to_float32, entropy, margin, probabilities
 from probes.void import ALL_INFINITE, ALL_NAN, all_infinite, all_nan
@@ -21,8 +21,7 @@ from probes.void import ALL_INFINITE, ALL_NAN, all_infinite, all_nan
 if TYPE_CHECKING:
     from store.batch import Batch, LayerRows
 
-PER_SLOT = ("weights", "output_norm", "output_absmax")
-DROPPED = "all its experts were dropped"
+UNROUTED = "the router did not see this token"
 # Column of the trace, and what the capture calls it.
 HIDDEN = {"similarity": "similarity", "hidden_absmax": "absmax", "hidden_absmedian": "absmedian"}
 SHARED = {"shared_absmax": "absmax", "shared_input_absmax": "input_absmax"}
@@ -39,6 +38,7 @@ class RowSettings:
     output_rate: float
     seed: int
     token_texts: TokenTexts
+    slots: dict[int, int] = field(default_factory=dict)  # layer -> most experts of a token, where it is not top_k
 
 
 def batch_rows(
@@ -124,12 +124,16 @@ def _layer(
     parts = as_wide([forward.routing[router.layer] for forward in forwards if router.layer in forward.routing])
     if len(parts) < len(forwards):
         return _unrouted(router, forwards, layout)
-    experts = layout.gather([part.experts for part in parts], NO_EXPERT)
-    arrays: dict[str, Any] = {
+    slots = {
         name: layout.gather([getattr(part, name) for part in parts], np.nan)
-        for name in (*PER_SLOT, "input_absmax")
+        for name in (*PER_SLOT, "outputs")
         if getattr(parts[0], name) is not None
     }
+    experts, *values = packed(layout.gather([part.experts for part in parts], NO_EXPERT), *slots.values())
+    arrays: dict[str, Any] = dict(zip(slots, values, strict=True))
+    outputs = arrays.pop("outputs", None)
+    if parts[0].input_absmax is not None:
+        arrays["input_absmax"] = layout.gather([part.input_absmax for part in parts], np.nan)
     arrays |= _measured(router, HIDDEN, [forward.hidden for forward in forwards], layout)
     arrays |= _measured(router, SHARED, [forward.shared for forward in forwards], layout)
     every = [forward.expert_norm[router.layer] for forward in forwards if router.layer in forward.expert_norm]
@@ -147,9 +151,8 @@ def _layer(
         if "logits" in settings.keep:
             arrays["logits"] = logits
             arrays["logits_kept"] = _sampled(layout, group, settings.logit_rate, settings.seed)
-    if parts[0].outputs is not None:
+    if outputs is not None:
         kept = _sampled(layout, group, settings.output_rate, settings.seed)
-        outputs = layout.gather([part.outputs for part in parts], np.nan)
         for rows in said.values():
             outputs = _blank(outputs, rows, np.nan)
         arrays |= {"outputs": outputs if kept is None else outputs[kept], "outputs_kept": kept}
@@ -174,11 +177,14 @@ def _widened(part: Routing, slots: int) -> Routing:
 
 
 def _reasons(experts: np.ndarray, layout: Layout, said: dict[str, np.ndarray]) -> Any:
-    """Why rows have no routing: never fed, a router that said nothing, or nothing left of what it said."""
-    unfed = layout.source < 0
-    if not ((experts < 0).all(axis=1) & ~unfed).any():
+    """Why rows have no expert: never fed, a router that said nothing or did not run, or nothing left of its choice."""
+    from store.batch import LOST_REASON
+
+    unfed, lost = layout.source < 0, experts[:, 0] == LOST
+    unrouted = (experts[:, 0] == NO_EXPERT) & ~unfed
+    if not (lost | unrouted).any():
         return layout.unfed if unfed.any() else None
-    reasons = np.where(unfed, layout.unfed, DROPPED).astype(object)
+    reasons = np.where(unfed, layout.unfed, np.where(lost, LOST_REASON, UNROUTED)).astype(object)
     for why, rows in said.items():
         reasons[rows] = why
     return reasons

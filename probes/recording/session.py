@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from probes.capture import Want
     from probes.interventions import Spec
-    from probes.routing import Router
     from probes.steering import Steering
     from store.batch import Batch
 
@@ -204,7 +203,8 @@ def feeder(
         recorder = stack.enter_context(capture(model, wanted(options)))
         watching = None if predictions is None else stack.enter_context(predictions)
         settings = RowSettings(
-            routers=_as_steered(recorder.routers, steering),
+            routers=recorder.routers,
+            slots={} if steering is None else steering.widths,
             scoring={layer: gating.get("score", "softmax") for layer, gating in recorder.gating_parameters.items()},
             keep=frozenset(options.capture),
             logit_rate=options.logit_rate,
@@ -215,9 +215,3 @@ def feeder(
         yield Feeder(
             model, tokenizer, recorder, watching, settings, options.max_new_tokens, steering, options.generation
         )
-
-
-def _as_steered(routers: Sequence[Router], steering: Any) -> tuple[Router, ...]:
-    """Routers with the most experts that a token can get while the model is steered."""
-    widths = {} if steering is None else steering.widths
-    return tuple(replace(r, top_k=max(1, widths.get(r.layer, r.top_k))) for r in routers)

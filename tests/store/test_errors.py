@@ -100,7 +100,7 @@ def spoil(name, value):
 
 
 BAD = {
-    "ids out of range": (spoil("experts", lambda r: r.experts + 8), r"expert ids must lie in -1\.\.7"),
+    "ids out of range": (spoil("experts", lambda r: r.experts + 8), r"expert ids must lie in -2\.\.7"),
     "too many slots": (spoil("experts", lambda r: np.zeros((len(r.experts), 5), int)), "do not fit"),
     "weights shape": (spoil("weights", lambda r: r.weights[:, :1]), "weights has shape"),
     "logits shape": (spoil("logits", lambda r: r.logits[:, :3]), "logits has shape"),
