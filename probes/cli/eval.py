@@ -27,6 +27,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     options.interventions(parser, "each is evaluated separately, 'A + B' and a file of several together")
     parser.add_argument("--control-seeds", type=int, default=5, metavar="N", help="random controls of each (default 5)")
+    parser.add_argument(
+        "--control",
+        default="load",
+        metavar="load|count",
+        help="controls name other experts of the same layers with the same load on the evaluated tokens (default), or "
+        "just as many",
+    )
+    parser.add_argument(
+        "--control-tolerance",
+        type=float,
+        default=0.1,
+        metavar="X",
+        help="how far a control's load may be from the intervention's, as a fraction of it (default 0.1)",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N items of each file")
     parser.add_argument("--batch-size", type=int, metavar="N", help="items per pass (default: by their length)")
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="longest answer (default 64)")
@@ -56,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
         args.tasks,
         args.intervention,
         control_seeds=args.control_seeds,
+        control=args.control,
+        control_tolerance=args.control_tolerance,
         limit=args.limit,
         batch_size=args.batch_size,
         max_new_tokens=args.max_new_tokens,

@@ -42,6 +42,8 @@ class Intervention:
     keeps     only the experts it names can be chosen
     hides     options -> how many more experts of each token cannot be chosen
     naming    options that name experts (as "3.7", or as a table {layer: {expert: ...}})
+    receives  option that names the expert who takes over from those named
+    sized     where experts are named ("experts" is the scope) whose number is what it sets: a control has as many
     check     (options with the named experts as "named", their layer as "layer", top_k, num_experts): raises UsageError
               for what does not fit
     neutral   options with which it must change nothing, as the model's logits bit for bit
@@ -71,6 +73,8 @@ class Intervention:
     keeps: bool = False
     hides: Callable[[Options], int] = lambda options: 0
     naming: tuple[str, ...] = ()
+    receives: str = ""
+    sized: tuple[str, ...] = ()
     check: Callable[[Options, int, int], None] | None = None
     neutral: Options | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
