@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-SUMMARY = "measure what interventions do to a model's answers, with intervals and random controls"
+SUMMARY = "measure what interventions do to a model's answers, with intervals and controls of the same load"
 EXAMPLE = (
     "probe eval sample_data/model --tasks sample_data/tasks/sums.jsonl --intervention ban:layer=3,expert=14 --limit 60"
 )
@@ -26,7 +26,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "with choices (highest log-probability), or alone (perplexity); may be repeated",
     )
     options.interventions(parser, "each is evaluated separately, 'A + B' and a file of several together")
-    parser.add_argument("--control-seeds", type=int, default=5, metavar="N", help="random controls of each (default 5)")
+    parser.add_argument(
+        "--control-seeds",
+        type=int,
+        default=5,
+        metavar="N",
+        help="controls of each (default 5), or as many different ones as there are",
+    )
     parser.add_argument(
         "--control",
         default="load",

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from probes.errors import UsageError, unknown
-from probes.evaluation.arms import Arm
+from probes.evaluation.arms import Arm, refusal_of
 from probes.evaluation.drawing import CHOICE, COUNT, KINDS, LOAD, TOLERANCE, Drawn, Group, drawn, groups_of
 from probes.evaluation.loads import Counts, Loads, where_of
 from probes.interventions import Spec
@@ -94,7 +94,11 @@ class Matched:
         )
         beside = [s for loads in self.control_loads if (s := share(loads)) is not None]
         theirs = f"; theirs: {', '.join(map(_percent, beside))}" if beside else ""
-        within = f" within {self.tolerance:.0%}" if self.kind == LOAD and self.tolerance is not None else ""
+        within = (
+            f" within {100 * self.tolerance:g} % of its load"
+            if self.kind == LOAD and self.tolerance is not None
+            else ""
+        )
         count = f"{len(self.arms)} {self.kind} control{'' if len(self.arms) == 1 else 's'}{within}" if self.arms else ""
         said = "; ".join(part for part in (count and f"{count}{own}{theirs}", self.reason) if part)
         return f"{where}{self.arm}: {said}"
@@ -120,10 +124,11 @@ def controls_of(
     routers: Mapping[int, int],
     ask: Ask,
     loads: Loads,
-    refusal: Callable[[tuple[Spec, ...]], str],
+    model: Any,
     tokenizer: Any = None,
 ) -> list[Matched]:
     """The controls of every arm: of one that names experts for each task, of any other once for all."""
+    refusal = refusal_of(model, tokenizer)
     found = []
     for arm in arms:
         where = where_of(arm, routers, tokenizer)

@@ -109,8 +109,8 @@ def load_of(groups: Sequence[Group], counts: Counts) -> int | None:
 def _places(spec: Spec, routers: Mapping[int, int]) -> Iterator[tuple[int, int, str]]:
     """(layer, expert, where it is named): in the scope ("experts"), or in an option."""
     layers = routers if spec.scope.layers is None else spec.scope.layers
-    named = {"experts": spec.scope.experts}
-    named |= {name: pairs_in(spec.options.get(name)) for name in intervention(spec.name).naming}  # type: ignore[dict-item]
+    named = {"experts": list(spec.scope.experts)}
+    named |= {name: pairs_in(spec.options.get(name)) for name in intervention(spec.name).naming}
     for place, pairs in named.items():
         yield from ((layer, expert, place) for layer in layers for expert in experts_at(pairs, layer))
 
@@ -251,12 +251,13 @@ def _nothing_fits(group: Group, found: Sets, counts: Counts | None, tolerance: f
     total = counts[group.layer].sum()
     own = counts[group.layer][list(group.experts)].sum() / total
     said = "exists" if found.every else "was found"
-    text = f"no load-matched control {said} within {tolerance:.0%} of its load: {where}: {own:.1%} of the assignments"
+    text = f"no load-matched control {said} within {100 * tolerance:g} % of its load: {where}: "
+    text += f"{100 * own:.1f} % of the assignments"
     if found.nearest is None:
         return f"{text}, and there is no other set of experts to draw"
     near = counts[group.layer][list(found.nearest)].sum() / total
     many = f"{len(found.nearest)} experts" if len(found.nearest) > 6 else experts_said(found.nearest)
-    return f"{text}; the nearest other set has {near:.1%} ({many})"
+    return f"{text}; the nearest other set has {100 * near:.1f} % ({many})"
 
 
 def _too_few(kind: str, count: int, why: str, every: bool) -> str:

@@ -1,4 +1,4 @@
-"""What interventions cost and bring: the same items under each of them, next to the baseline and to random controls.
+"""What interventions cost and bring: the same items under each of them, next to the baseline and to controls.
 
 found = evaluate("sample_data/model", ["sample_data/tasks/sums.jsonl"], ["ban:layer=3,expert=14"])
 print(found.frame())
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probes.errors import UsageError
-from probes.evaluation.arms import BASELINE, Arm, arms_of, check_arms, refusal_of, step_by_step
+from probes.evaluation.arms import BASELINE, Arm, arms_of, check_arms, step_by_step
 from probes.evaluation.controlled import Ask, Matched, controls_of
 from probes.evaluation.drawing import TOLERANCE
 from probes.evaluation.items import Item, encode_items, items_hash, read_items
@@ -127,8 +127,7 @@ def evaluate(
     work = WorkFile(resume, settings)
     wheres = {where: None for arm in arms if control_seeds and (where := where_of(arm, routers, tokenizer))}
     loads = _counted(scorer, items, list(wheres), work, progress)
-    refusal = refusal_of(model, tokenizer)
-    matched = controls_of(arms, list(settings["tasks"]), routers, ask, loads, refusal, tokenizer)
+    matched = controls_of(arms, list(settings["tasks"]), routers, ask, loads, model, tokenizer)
     compared = [
         Arm(BASELINE),
         *(x for arm in arms for x in (arm, *(c for m in matched if m.arm == arm.name for c in m.arms))),

@@ -116,3 +116,15 @@ def _counts(forward: Any, acting: np.ndarray, size: Mapping[int, int]) -> Counts
             chosen = chosen[acting]
             found[layer] = np.bincount(chosen[chosen >= 0], minlength=size[layer])
     return found
+
+
+def of_texts(
+    model: Any, tokenizer: Any, texts: Mapping[str, Sequence[Text]], arms: Sequence[Arm], routers: Mapping[int, int]
+) -> Loads:
+    """The loads that the controls of `arms` need, over the texts of each task, in one pass per task."""
+    wheres = {where: None for arm in arms if (where := where_of(arm, routers, tokenizer))}
+    loads = Loads()
+    for task, some in texts.items() if wheres else ():
+        for where, counts in count(model, tokenizer, some, wheres).items():
+            loads.add(task, where, counts)
+    return loads

@@ -1,4 +1,4 @@
-"""From records of single items to rows: value, difference from the baseline, difference from the random controls."""
+"""From records of single items to rows: value, difference from the baseline, difference from the controls."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Row:
 
     n            items;  baseline: the value without intervention
     difference   value − baseline, paired over items;  p, p_holm: of no difference, alone and corrected
-    control      mean of the random controls, which lie between control_min and control_max
+    control      mean of the controls, which lie between control_min and control_max
     control_kind what a control has in common with the arm: "load-matched", "count-matched", "random choice"
     load         share of the assignments of the task's evaluated tokens, in the layers named, that its experts get from
                  the baseline; those of the controls' lie between control_load_min and control_load_max
