@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from app.charts.base import figure_of, layer_axis, plain
-from app.formats import number, percent, plural
+from app.formats import control_name, number, percent, plural
 from app.theme import COLORS
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def effect_bars(rows: pd.DataFrame, theme: str, measure: str) -> go.Figure:
     if controls.any():
         marks.append(
             go.Scatter(
-                x=rows["control"], y=names, mode="markers", name=f"{_kinds(rows)}random controls, smallest to largest",
+                x=rows["control"], y=names, mode="markers", name=f"{_kinds(rows)}, smallest to largest",
                 marker={"size": 10, "symbol": "diamond-open", "color": colors["second"]},
                 error_x=_spread(rows["control"], rows["control_min"], rows["control_max"], 1.4),
             )
@@ -113,9 +113,9 @@ def effect_bars(rows: pd.DataFrame, theme: str, measure: str) -> go.Figure:
 
 
 def _kinds(rows: pd.DataFrame) -> str:
-    """What the controls have in common with the arms: "load-matched ", say; "" where that is not told."""
+    """What the controls are called, by what they have in common with the arms."""
     told = rows["control_kind"].dropna().unique() if "control_kind" in rows else []
-    return f"{' and '.join(map(str, told))} " if len(told) else ""
+    return " and ".join(f"{control_name(str(kind))}s" for kind in (told if len(told) else [""]))
 
 
 def _spread(value: pd.Series, low: pd.Series, high: pd.Series, thickness: float) -> dict[str, object]:

@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, ui, words
-from app.formats import number, percent, plural
+from app.formats import control_name, number, percent, plural
 from app.sections.steering_take_away import take_away
 from app.steering import side_view
 from app.steering.memory import Memory, Outcome
@@ -30,7 +30,7 @@ def result_section(outcome: Outcome, mine: Memory) -> None:
 def _numbers(found: Any, controls: Sequence[Any], kind: str) -> None:
     def beside(value: Callable[[Any], float | None], shown: Any = number) -> str:
         known = [v for v in map(value, controls) if v is not None]
-        return f"{kind} random control {shown(sum(known) / len(known))} (n = {len(known)})" if known else "no control"
+        return f"{control_name(kind)} {shown(sum(known) / len(known))} (n = {len(known)})" if known else "no control"
 
     written = [t for t in found.tokens if t.generated]
     ui.tiles(

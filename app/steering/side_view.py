@@ -11,7 +11,7 @@ import streamlit as st
 
 from app import data
 from app.components.token_text import legible, visible
-from app.formats import percent, plural
+from app.formats import control_name, percent, plural
 from app.pages import Here
 
 NAMES = {"baseline": "Baseline", "steered": "Steered"}
@@ -134,7 +134,7 @@ def rerouted(found: Any, controls: list[Any], kind: str) -> str:
     if not controls:
         return f"{own}."
     mean = float(np.mean([control.changed_share for control in controls]))
-    return f"{own}; under {kind} random controls {percent(mean)}."
+    return f"{own}; under {control_name(kind)}s {percent(mean)}."
 
 
 def _value(value: float | None) -> float:

@@ -90,7 +90,7 @@ class Matched:
         if self.kind == CHOICE:
             return f"{where}{self.arm}: controls choose each token's experts at random, in the same scope"
         own = (
-            "" if self.load is None else f", {_percent(self.load)} of {sum(one.of for one in self.loads):,} assignments"
+            "" if self.load is None else f": {_percent(self.load)} of {sum(one.of for one in self.loads):,} assignments"
         )
         beside = [s for loads in self.control_loads if (s := share(loads)) is not None]
         theirs = f"; theirs: {', '.join(map(_percent, beside))}" if beside else ""
