@@ -61,8 +61,8 @@ def _name(row: Any) -> str:
 
 def _control(row: Any) -> str:
     """Their mean, how many they are and of which kind; or nothing, the reason being said below the table."""
-    kind = f", {row.control_kind}" if isinstance(row.control_kind, str) else ""
-    return f"{_value(row, row.control)} (n = {int(row.controls)}{kind})" if row.control == row.control else NOTHING
+    kind = f" {row.control_kind}" if isinstance(row.control_kind, str) else ""
+    return f"{_value(row, row.control)} (n = {int(row.controls)}){kind}" if row.control == row.control else NOTHING
 
 
 def _chart(measure: str, rows: pd.DataFrame, found: Any) -> None:

@@ -38,9 +38,32 @@ def points(rows: Sequence[Row], x: Sequence[Any]) -> list[Point]:
 
 
 def around(rows: Sequence[Row], x: Sequence[Any]) -> list[Point]:
-    """The random controls: their mean, and the lowest and highest of them."""
+    """The controls, where there are any: their mean, and the lowest and highest of them."""
     found = [(at, row.control, row.control_min, row.control_max) for at, row in zip(x, rows, strict=True)]
-    return [Point(at, *values) for at, *values in found]
+    return [Point(at, mean, low, high) for at, mean, low, high in found if None not in (mean, low, high)]  # type: ignore[arg-type]
+
+
+def loads(row: Row) -> str:
+    """What the experts named and those of the controls get of the evaluated tokens."""
+    if row.load is None or row.control_load_min is None or row.control_load_max is None:
+        return "loads unknown"
+    ends = dict.fromkeys(f"{100 * one:.0f}" for one in (row.control_load_min, row.control_load_max))
+    return f"load {100 * row.load:.0f} %, theirs {' to '.join(ends)} %"
+
+
+def controlled(row: Row, what: str, scale: float = 100, digits: int = 0, unit: str = " %") -> str:
+    """What the controls give, and the difference from them; or why there are none."""
+    if row.control is None:
+        return f"{row.control_note or 'there are no controls'}"
+    values = [scale * (v or 0) for v in (row.control, row.control_min, row.control_max)]
+    beyond = [scale * (v or 0) for v in (row.beyond, row.beyond_low, row.beyond_high)]
+    points = " points" if unit == " %" else unit
+    return (
+        f"{row.controls} {row.control_kind} control{'' if row.controls == 1 else 's'} ({what}; {loads(row)}): "
+        f"{values[0]:.{digits}f}{unit} ({values[1]:.{digits}f} to {values[2]:.{digits}f}), so the difference from them "
+        f"is {beyond[0]:+.{digits}f}{points} [{beyond[1]:+.{digits}f}, {beyond[2]:+.{digits}f}], "
+        f"{said(row.p_control_holm)}"
+    )
 
 
 def experts_of(found: Evaluation, arm: str) -> str:

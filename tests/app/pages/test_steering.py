@@ -182,7 +182,7 @@ def test_evaluation_shows_intervals_beside_controls(page):
     assert "exact match" in text
     assert "random controls" in text
     assert "1 load-matched control within 10 % of its load: 7.5 % of 240 assignments; theirs: 7.5 %" in text
-    assert "(n = 3)" in text  # of them
+    assert "(n = 1) load-matched" in text
 
 
 @pytest.mark.parametrize("name", ["ensemble", "c3po"])
