@@ -21,6 +21,7 @@ import numpy as np
 from probes.errors import ProbeError, UsageError
 from probes.generation import Decoding, Generated, distributions, generate, kl
 from probes.interventions import Spec, parse_all
+from probes.interventions.values import check_naming
 from probes.prompts import Prompt
 from probes.recording.encode import context_length, encode_prompts
 from probes.recording.tokens import TokenTexts
@@ -175,7 +176,7 @@ def side_by_side(
     """
     from probes.steering import steer
 
-    specs = parse_all(interventions)
+    specs = check_naming(parse_all(interventions))
     if not specs:
         raise UsageError("no intervention to compare with the baseline")
     decoding = (decoding or Decoding()).checked()

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from probes import parsing
 from probes.errors import ProbeError, UsageError
 from probes.metrics.chunk import MOMENTS, WEIGHTS, About, PairedArrays
 from probes.metrics.function import PER_EXPERT, PER_TOKEN_LAYER, SCORES
@@ -36,15 +37,9 @@ def layers_of(text: Any) -> list[int]:
     >>> layers_of("0-3,7")
     [0, 1, 2, 3, 7]
     """
-    if not isinstance(text, str):
-        return [int(x) for x in np.atleast_1d(text)]
-    found: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
-            raise UsageError(f"--layers takes numbers and ranges such as 0-7 or 0,3,5-7, not {text!r}")
-        found += range(int(first), int(last or first) + 1)
-    return sorted(set(found))
+    if isinstance(text, str):
+        return list(parsing.layers(text) or ())
+    return parsing.ranges(text, "layers")
 
 
 class TraceSource:

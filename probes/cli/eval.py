@@ -26,13 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "with choices (highest log-probability), or alone (perplexity); may be repeated",
     )
     options.interventions(parser, "each is evaluated separately, 'A + B' and a file of several together")
-    parser.add_argument(
-        "--control-seeds",
-        type=int,
-        default=5,
-        metavar="N",
-        help="controls of each (default 5), or as many different ones as there are",
-    )
+    said = "controls of each (default 5), or as many different ones as there are"
+    options.whole(parser, "--control-seeds", high=1000, default=5, metavar="N", help=said)
     parser.add_argument(
         "--control",
         default="load",
@@ -40,23 +35,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="controls name other experts of the same layers with the same load on the evaluated tokens (default), or "
         "just as many",
     )
-    parser.add_argument(
-        "--control-tolerance",
-        type=float,
-        default=0.1,
-        metavar="X",
-        help="how far a control's load may be from the intervention's, as a fraction of it (default 0.1)",
-    )
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N items of each file")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="items per pass (default: by their length)")
-    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="longest answer (default 64)")
+    said = "how far a control's load may be from the intervention's, as a fraction of it (default 0.1)"
+    bounds = {"low": 0, "high": 0.99}
+    options.number(parser, "--control-tolerance", bounds=bounds, default=0.1, metavar="X", help=said)
+    options.whole(parser, "--limit", low=1, metavar="N", help="only the first N items of each file")
+    options.whole(parser, "--batch-size", low=1, metavar="N", help="items per pass (default: by their length)")
+    options.whole(parser, "--max-new-tokens", low=1, default=64, metavar="N", help="longest answer (default 64)")
     parser.add_argument(
         "--stop", action="append", metavar="TEXT", help=r"text that ends an answer (default \n, a line break; '' none)"
     )
     parser.add_argument(
         "--join", default="auto", metavar="auto|space|none", help="between text and target (auto: no space after = < …)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the controls, resamples and tests (default 0)")
+    options.seed(parser, "of the controls, resamples and tests (default 0)")
     parser.add_argument("--resume", metavar="FILE", help="work file (JSONL): results per item; goes on where it ends")
     parser.add_argument("--out", metavar="FILE", help="also write the result with every item and output, as JSON")
     options.loading(parser)

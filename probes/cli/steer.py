@@ -18,11 +18,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="what to go on from")
     parser.add_argument("--chat", action="store_true", help="give the prompt through the model's chat template")
     options.interventions(parser, "may be repeated: they act together, in this order", required=True)
-    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="longest text (default 64)")
+    options.whole(parser, "--max-new-tokens", low=1, default=64, metavar="N", help="longest text (default 64)")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help=r"text that ends it, as in '\n'")
-    parser.add_argument("--temperature", type=float, metavar="T", help="draw tokens at T (default: the most likely)")
-    parser.add_argument("--top-p", type=float, metavar="P", help="draw only from the likeliest that make up P together")
-    parser.add_argument("--seed", type=int, metavar="N", help="of what is drawn, the same for both texts (default 0)")
+    said = "draw tokens at T (default: the most likely)"
+    options.number(parser, "--temperature", bounds={"above": 0}, metavar="T", help=said)
+    said = "draw only from the likeliest that make up P together"
+    options.number(parser, "--top-p", bounds={"above": 0, "high": 1}, metavar="P", help=said)
+    options.seed(parser, "of what is drawn, the same for both texts (default 0)", default=None)
     parser.add_argument("--out", metavar="TRACE", help="write both runs into this trace, the steered one with its spec")
     options.loading(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, with every token")
@@ -30,6 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from probes.cli import options
+    from probes.errors import UsageError
+    from probes.files import check_writable
     from probes.generation import Decoding
     from probes.model import load_model
     from probes.prompts import Prompt
@@ -37,10 +41,14 @@ def run(args: argparse.Namespace) -> int:
     from probes.side_by_side_text import render
 
     decoding = Decoding(args.max_new_tokens, options.texts(args.stop), **_drawn(args)).checked()
+    if not args.prompt:
+        raise UsageError("the prompt is empty")
+    load = options.load_settings(args)
+    check_writable(args.out)
     specs = options.parsed(args)
     messages = [{"role": "user", "content": args.prompt}] if args.chat else None
     prompt = Prompt("--prompt", "prompt", text=None if messages else args.prompt, messages=messages)
-    model, tokenizer = load_model(args.model, **options.load_settings(args))
+    model, tokenizer = load_model(args.model, **load)
     told = _Told()
     found = side_by_side(model, tokenizer, prompt, specs, decoding=decoding, trace=args.out, on_step=told)
     told.close()

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from probes.errors import UsageError, unknown
+from probes.errors import unknown
 from probes.evaluation.arms import Arm, refusal_of
 from probes.evaluation.drawing import CHOICE, COUNT, KINDS, LOAD, TOLERANCE, Drawn, Group, drawn, groups_of
 from probes.evaluation.loads import Counts, Loads, where_of
 from probes.interventions import Spec
+from probes.parsing import number
 
 UNKNOWN = "the loads of its experts are not known"
 
@@ -28,8 +29,7 @@ class Ask:
         """Itself, or a UsageError."""
         if self.by not in KINDS:
             raise unknown("control", str(self.by), KINDS)
-        if not 0 <= self.tolerance < 1:
-            raise UsageError(f"--control-tolerance must be at least 0 and below 1, got {self.tolerance:g}")
+        number(self.tolerance, "--control-tolerance", 0, 0.99)
         return self
 
 

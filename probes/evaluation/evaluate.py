@@ -15,16 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probes.errors import UsageError
+from probes.errors import UsageError, unknown
 from probes.evaluation.arms import BASELINE, Arm, arms_of, check_arms, step_by_step
 from probes.evaluation.controlled import Ask, Matched, controls_of
 from probes.evaluation.drawing import TOLERANCE
-from probes.evaluation.items import Item, encode_items, items_hash, read_items
+from probes.evaluation.items import JOINS, Item, encode_items, items_hash, read_items
 from probes.evaluation.loads import Loads, Text, Where, count, key_of, where_of
 from probes.evaluation.results import Row, infinite, rows_of
 from probes.evaluation.score import Record, Scorer
 from probes.evaluation.workfile import WorkFile
+from probes.files import check_writable
 from probes.generation import Decoding
+from probes.interventions.values import check_naming
+from probes.parsing import whole
 from probes.recording.plan import plan_batches
 
 if TYPE_CHECKING:
@@ -113,10 +116,16 @@ def evaluate(
     """
     decoding = Decoding(max_new_tokens, tuple(stop)).checked()
     for name, value, low in (("control-seeds", control_seeds, 0), ("batch-size", batch_size, 1), ("limit", limit, 1)):
-        if value is not None and value < low:
-            raise UsageError(f"--{name} must be at least {low}, got {value}")
+        if value is not None or low == 0:
+            whole(value, f"--{name}", low)
+    whole(seed, "--seed")
+    if join not in JOINS:
+        raise unknown("join", str(join), JOINS)
+    check_writable(resume)
     ask = Ask(control_seeds, seed, control, control_tolerance).checked()
     arms = arms_of(interventions, trace, run_id)
+    for arm in arms:
+        check_naming(arm.specs)
     prompts = read_items([tasks] if isinstance(tasks, (str, Path)) else tasks, limit)
     source = str(model) if isinstance(model, (str, Path)) else getattr(model.config, "_name_or_path", "") or "in memory"
     model, tokenizer = loaded(model, tokenizer, load or {})

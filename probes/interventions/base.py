@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from probes.errors import UsageError
 from probes.metrics.registry import Option
+from probes.parsing import number
 
 if TYPE_CHECKING:
     from probes.interventions.site import Site
@@ -106,10 +106,9 @@ def _not_a_flag(value: Any) -> bool:
 
 def finite(value: Any) -> float:
     """A number that is one: NaN and infinity would silently spread through the model."""
-    number = float(value)
-    if number != number or number in (float("inf"), float("-inf")):
-        raise UsageError(f"a parameter must be a finite number, not {value}")
-    return number
+    if not isinstance(value, (int, float)):
+        value = float(value)
+    return number(value, "a parameter")
 
 
 RENORMALIZE = Option("renormalize", flag, False, "scale the weights so that their sum stays what it was")

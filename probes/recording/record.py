@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probes.errors import ProbeError
+from probes import parsing
+from probes.errors import ProbeError, UsageError
 from probes.interventions.spec import Spec, parse_all
+from probes.interventions.values import check_naming
 from probes.prompts import BadPrompt, Prompts, read_prompts
 from probes.recording.encode import EncodedPrompt, context_length, encode_prompts
 from probes.recording.options import RecordOptions, check_options, parse_capture
@@ -92,7 +94,9 @@ def record(
     Raises ProbeError or store.errors.TraceError, one line each; what is recorded by then stays.
     """
     options = check_options(options or options_from(**settings))
-    specs = parse_all(interventions)
+    specs = check_naming(parse_all(interventions))
+    if baseline is not None:
+        parsing.whole(baseline, "--baseline", 1)
     found = prompts if isinstance(prompts, Prompts) else read_prompts(prompts, options.limit)
     check_target(Path(out))
     check_baseline(Path(out), baseline)
@@ -116,9 +120,10 @@ def options_from(capture: str | Sequence[str] | None = None, **settings: Any) ->
     """RecordOptions from loose settings; `capture` as text or as a sequence of levels."""
     text = capture if capture is None or isinstance(capture, str) else ",".join(capture)
     try:
-        return RecordOptions(capture=parse_capture(text), **settings)
+        options = RecordOptions(capture=parse_capture(text), **settings)
     except TypeError as error:
-        raise ProbeError(f"record: {str(error).split('__init__() ')[-1]}") from error
+        raise UsageError(f"record: {str(error).split('__init__() ')[-1]}") from error
+    return replace(options, layers=parsing.layers(options.layers))
 
 
 def prepare(model: Any, tokenizer: Any, prompts: Prompts, options: RecordOptions, under: tuple[Spec, ...] = ()) -> Job:
