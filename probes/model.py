@@ -13,6 +13,7 @@ from typing import Any
 from probes.errors import ProbeError, UsageError, did_you_mean, unknown
 from probes.parsing import is_whole
 
+LOADING = ("dtype", "device", "revision", "trust_remote_code")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -31,6 +32,14 @@ def check_loading(dtype: str = "auto", device: str | None = None) -> None:
         raise unknown("--device", str(device), DEVICES)
     if colon and not (is_whole(index) and index.isdigit()):
         raise UsageError(f"--device {device}: after the colon stands a number, as in cuda:1")
+
+
+def check_load(settings: dict[str, Any]) -> None:
+    """UsageError for what `load_model` does not take, and for what `check_loading` refuses."""
+    for name in settings:
+        if name not in LOADING:
+            raise unknown("setting of load_model", str(name), LOADING)
+    check_loading(settings.get("dtype", "auto"), settings.get("device"))
 
 
 def load_model(

@@ -7,8 +7,10 @@ or pluses, as in 0-3,7 or 0-3+7. What cannot be read is a UsageError of one line
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from probes.errors import UsageError
@@ -104,6 +106,26 @@ def layers(value: Any, what: str = "--layers") -> tuple[int, ...] | None:
     if not found:
         raise UsageError(f"{what} names no layer; leave it out for all")
     return found
+
+
+def place(value: Any, what: str) -> Path:
+    """A file or folder, by text or Path."""
+    if not isinstance(value, (str, os.PathLike)):
+        raise UsageError(f"{what} takes the name of a file, not {value!r}")
+    return Path(value)
+
+
+def model_of(value: Any, tokenizer: Any) -> Any:
+    """A model by name, or a loaded one that comes with its tokenizer; UsageError for anything else."""
+    if isinstance(value, (str, Path)):
+        return value
+    if not callable(value):
+        raise UsageError(f"a model is a folder, a name, or a loaded model of transformers, not {value!r}")
+    if tokenizer is None:
+        raise UsageError("a loaded model needs its tokenizer (tokenizer=…)")
+    if not callable(tokenizer):
+        raise UsageError(f"a tokenizer is one of transformers, not {tokenizer!r}")
+    return value
 
 
 def _items(value: Any) -> Iterable[Any]:

@@ -28,7 +28,7 @@ def opened(trace: Any) -> Any:
         return trace
     from store.trace import open_trace
 
-    return open_trace(trace)
+    return open_trace(parsing.place(trace, "a trace"))
 
 
 def layers_of(text: Any) -> list[int]:
@@ -74,7 +74,7 @@ class TraceSource:
         """The sequences to read, which the run must hold."""
         from store.finding_queries import sequence_labels
 
-        wanted = sorted({int(x) for x in sequences})
+        wanted = sorted(set(parsing.ranges(sequences, "sequences")))
         missing = set(wanted) - set(sequence_labels(self.trace, self.run_id)["sequence_id"].tolist())
         if missing or not wanted:
             what = f"no sequence {min(missing)} with tokens in run {self.run_id}" if missing else "no sequences to read"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probes import parsing
 from probes.errors import UsageError, unknown
 from probes.evaluation.arms import BASELINE, Arm, arms_of, check_arms, step_by_step
 from probes.evaluation.controlled import Ask, Matched, controls_of
@@ -27,6 +28,7 @@ from probes.evaluation.workfile import WorkFile
 from probes.files import check_writable
 from probes.generation import Decoding
 from probes.interventions.values import check_naming
+from probes.model import check_load
 from probes.parsing import whole
 from probes.recording.plan import plan_batches
 
@@ -114,6 +116,16 @@ def evaluate(
     ProbeError or UsageError, one line, before the model has run. Batches are planned from the items alone: a resumed
     evaluation gives the numbers of an uninterrupted one.
     """
+    parsing.model_of(model, tokenizer)
+    tasks = [tasks] if isinstance(tasks, (str, Path)) or not isinstance(tasks, Sequence) else tasks
+    if not tasks:
+        raise UsageError("no tasks are named; an evaluation asks at least one file of items")
+    for task in tasks:
+        parsing.place(task, "tasks")
+    stop = [stop] if isinstance(stop, str) else stop
+    if not isinstance(stop, Sequence) or not all(isinstance(text, str) for text in stop):
+        raise UsageError(f"stop is a list of texts, not {stop!r}")
+    check_load(load or {})
     decoding = Decoding(max_new_tokens, tuple(stop)).checked()
     for name, value, low in (("control-seeds", control_seeds, 0), ("batch-size", batch_size, 1), ("limit", limit, 1)):
         if value is not None or low == 0:
@@ -126,7 +138,7 @@ def evaluate(
     arms = arms_of(interventions, trace, run_id)
     for arm in arms:
         check_naming(arm.specs)
-    prompts = read_items([tasks] if isinstance(tasks, (str, Path)) else tasks, limit)
+    prompts = read_items(tasks, limit)
     source = str(model) if isinstance(model, (str, Path)) else getattr(model.config, "_name_or_path", "") or "in memory"
     model, tokenizer = loaded(model, tokenizer, load or {})
     routers = check_arms(arms, model, tokenizer)

@@ -105,6 +105,8 @@ def parse_all(given: Any) -> tuple[Spec, ...]:
         return ()
     if isinstance(given, (str, Path, Mapping, Spec)):
         return _several(given)
+    if not isinstance(given, Iterable) or isinstance(given, bytes):
+        raise UsageError(f"an intervention is text such as 'ban:layer=3,expert=7', a dict, or a list, not {given!r}")
     return tuple(spec for one in given for spec in _several(one))
 
 

@@ -236,7 +236,7 @@ def discover() -> dict[str, Metric]:
 def get(name: str) -> Metric:
     """The metric of that name, or a UsageError with the nearest right one."""
     metrics = discover()
-    key = name.replace("-", "_")
+    key = str(name).replace("-", "_")
     if key not in metrics:
-        raise unknown("metric", name, metrics)
+        raise unknown("metric", str(name), metrics)
     return metrics[key]

@@ -93,19 +93,22 @@ def record(
 
     Raises ProbeError or store.errors.TraceError, one line each; what is recorded by then stays.
     """
+    parsing.model_of(model, tokenizer)
+    out = parsing.place(out, "out")
     options = check_options(options or options_from(**settings))
     specs = check_naming(parse_all(interventions))
     if baseline is not None:
         parsing.whole(baseline, "--baseline", 1)
-    found = prompts if isinstance(prompts, Prompts) else read_prompts(prompts, options.limit)
-    check_target(Path(out))
-    check_baseline(Path(out), baseline)
+    if not isinstance(prompts, Prompts):
+        prompts = read_prompts(parsing.place(prompts, "prompts"), options.limit)
+    check_target(out)
+    check_baseline(out, baseline)
     source = str(model) if isinstance(model, str | Path) else getattr(model.config, "_name_or_path", "") or "in memory"
     model, tokenizer = _loaded(model, tokenizer, options)
     under = (*_steered_by(model), *specs)
-    job = prepare(model, tokenizer, found, options, under)
+    job = prepare(model, tokenizer, prompts, options, under)
     run = _Run(model, tokenizer, job, options, source, name, specs, under, baseline)
-    return run.into(Path(out), resume=resume, progress=progress)
+    return run.into(out, resume=resume, progress=progress)
 
 
 def _steered_by(model: Any) -> tuple[Spec, ...]:
@@ -118,8 +121,8 @@ def _steered_by(model: Any) -> tuple[Spec, ...]:
 
 def options_from(capture: str | Sequence[str] | None = None, **settings: Any) -> RecordOptions:
     """RecordOptions from loose settings; `capture` as text or as a sequence of levels."""
-    text = capture if capture is None or isinstance(capture, str) else ",".join(capture)
     try:
+        text = capture if capture is None or isinstance(capture, str) else ",".join(capture)
         options = RecordOptions(capture=parse_capture(text), **settings)
     except TypeError as error:
         raise UsageError(f"record: {str(error).split('__init__() ')[-1]}") from error

@@ -285,6 +285,14 @@ BAD_SETTINGS = [
     ("evaluate", {"join": "foo"}),
     ("evaluate", {"interventions": ["ban"]}),
     ("evaluate", {"load": {"device": "foo"}}),
+    ("evaluate", {"load": {"foo": 1}}),
+    ("evaluate", {"interventions": 5}),
+    ("evaluate", {"interventions": [5]}),
+    ("evaluate", {"stop": 5}),
+    ("record", {"capture": 5}),
+    ("record", {"capture": [5]}),
+    ("record", {"interventions": b"ban"}),
+    ("analyze", {"layers": [1.5]}),
 ]
 
 
@@ -301,6 +309,24 @@ def test_python_says_the_same_before_it_opens_anything(name, settings, tmp_path,
         asked[name]()
     assert "\n" not in str(told.value)
     assert not (tmp_path / "t.duckdb").exists()
+
+
+def test_what_is_no_path_metric_or_model_is_said(tmp_path, prompts):
+    import probes
+
+    for call in (
+        lambda: probes.analyze(5, "load"),
+        lambda: probes.analyze("t", 5),
+        lambda: probes.record(5, prompts, tmp_path / "t.duckdb"),
+        lambda: probes.record(MODEL, 5, tmp_path / "t.duckdb"),
+        lambda: probes.record(MODEL, prompts, 5),
+        lambda: probes.evaluate(5, prompts),
+        lambda: probes.evaluate(MODEL, 5),
+        lambda: probes.evaluate(MODEL, []),
+        lambda: probes.import_npz(5, tmp_path / "t.duckdb"),
+    ):
+        with pytest.raises(UsageError):
+            call()
 
 
 def test_an_empty_interval_is_refused_over_a_real_trace(tmp_path, capsys):
