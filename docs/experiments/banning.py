@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from experiments.lab import Lab
-from experiments.words import around, beyond, controlled, experts_of, number, percent, points, said, sure, verdict
+from experiments.words import (
+    around,
+    beyond,
+    controlled,
+    experts_of,
+    more_than_controls,
+    number,
+    percent,
+    points,
+    said,
+    sure,
+    verdict,
+)
 from probes.evaluation import Evaluation, Row
 from probes.evaluation.plots import Series
 
@@ -33,7 +45,7 @@ def banning(lab: Lab) -> Iterator[str]:
     two = rows["sums"][1]
     drops = {task: some[1].difference or 0.0 for task, some in rows.items()}
     spared = all(drop > drops["sums"] / 4 for task, drop in drops.items() if task != "sums")
-    works = sure(two, -1) and beyond(two, -1)
+    works = sure(two, -1) and more_than_controls(two, -1)
     yield (
         f"`{arms[1]}` (experts {experts_of(found, arms[1])}): sums fall from {100 * (two.baseline or 0):.0f} % to "
         f"{percent(two)} ({said(two.p_holm)}, n = {two.n}). Banned instead: "

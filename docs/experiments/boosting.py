@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from experiments.lab import Lab
-from experiments.words import around, beyond, controlled, experts_of, number, percent, points, sure, verdict
+from experiments.words import around, controlled, experts_of, more_than_controls, number, percent, points, sure, verdict
 from probes.evaluation import Evaluation
 from probes.evaluation.plots import Series
 
@@ -53,5 +53,5 @@ def _boosted(found: Evaluation, kind: str, arms: Sequence[str], factors: Sequenc
         f"{percent(right)} right, {number(length.value, length.low, length.high, 1)} tokens instead of "
         f"{length.baseline:.1f}. Accuracy was {100 * (right.baseline or 0):.0f} % before, so a gain could not show. "
         f"Boosted as much instead: {controlled(right, 'other experts of the same layers')}. "
-        f"{verdict(beyond(right, -1), 'this costs more right answers than boosting others as busy does')}\n"
+        f"{verdict(more_than_controls(right, -1), 'this costs more right answers than boosting others as busy does')}\n"
     )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments.lab import Lab
-from experiments.words import beyond, controlled, number, percent, points, said, sure, verdict
+from experiments.words import controlled, more_than_controls, number, percent, points, said, sure, verdict
 from probes.evaluation import Evaluation, Row
 from probes.evaluation.plots import Series
 from probes.evaluation.statistics import Sums, against, resamples
@@ -79,7 +79,7 @@ def _shift(found: Evaluation, arms: dict[Any, str], counts: Sequence[int], ask: 
     back = arms[n, "memory" if to == "text" else "text"]
     row = found.row(task, arms[n, to], "choice_margin")
     share = found.row(task, arms[n, to], "choice_accuracy")
-    shifted = sure(row, sign) and beyond(row, sign)
+    shifted = sure(row, sign) and more_than_controls(row, sign)
     apart = against(_margins(found, task, arms[n, to]), _margins(found, task, back), resamples(row.n, 0), _as_it_is)
     directed = min(sign * apart[1], sign * apart[2]) > 0
     claim = f"these sets shift the odds towards {to}, more than other sets with the same load do"

@@ -57,9 +57,10 @@ def controlled(row: Row, what: str, scale: float = 100, digits: int = 0, unit: s
         return f"{row.control_note or 'there are no controls'}"
     values = [scale * (v or 0) for v in (row.control, row.control_min, row.control_max)]
     beyond = [scale * (v or 0) for v in (row.beyond, row.beyond_low, row.beyond_high)]
+    sizes = f"; {row.control_sizes}" if row.control_sizes else ""
     points = " points" if unit == " %" else unit
     return (
-        f"{row.controls} {row.control_kind} control{'' if row.controls == 1 else 's'} ({what}; {loads(row)}): "
+        f"{row.controls} {row.control_kind} control{'' if row.controls == 1 else 's'} ({what}; {loads(row)}{sizes}): "
         f"{values[0]:.{digits}f}{unit} ({values[1]:.{digits}f} to {values[2]:.{digits}f}), so the difference from them "
         f"is {beyond[0]:+.{digits}f}{points} [{beyond[1]:+.{digits}f}, {beyond[2]:+.{digits}f}], "
         f"{said(row.p_control_holm)}"
@@ -70,5 +71,11 @@ def experts_of(found: Evaluation, arm: str) -> str:
     return ", ".join(str(e).replace(".", "·") for e in found.arms[arm][0]["experts"])
 
 
-def verdict(found: bool, claim: str) -> str:
-    return f"Found: {claim}." if found else f"Not found: {claim}."
+def verdict(found: bool | None, claim: str) -> str:
+    """None: there is nothing to compare with."""
+    return f"Not known: {claim}." if found is None else f"Found: {claim}." if found else f"Not found: {claim}."
+
+
+def more_than_controls(row: Row, sign: int) -> bool | None:
+    """Is it more than the controls do? None where there are none."""
+    return None if row.control is None else beyond(row, sign)

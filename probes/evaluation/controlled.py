@@ -8,7 +8,7 @@ from typing import Any
 
 from probes.errors import unknown
 from probes.evaluation.arms import Arm, refusal_of
-from probes.evaluation.drawing import CHOICE, COUNT, KINDS, LOAD, TOLERANCE, Drawn, Group, drawn, groups_of
+from probes.evaluation.drawing import CHOICE, COUNT, KINDS, LOAD, TOLERANCE, Drawn, Group, drawn, groups_of, sizes_of
 from probes.evaluation.loads import Counts, Loads, where_of
 from probes.interventions import Spec
 from probes.parsing import number
@@ -54,6 +54,7 @@ class Matched:
     kind    what a control has in common with the arm: "load-matched", "count-matched" or "random choice"
     loads   of the arm, by layer; control_loads: of each control; empty where they are not known
     reason  why there are fewer controls than asked for, or none
+    sizes   where controls name more or fewer experts than the arm, in words
     """
 
     arm: str
@@ -64,6 +65,7 @@ class Matched:
     control_loads: list[list[Load]] = field(default_factory=list)
     reason: str = ""
     tolerance: float | None = None
+    sizes: str = ""
 
     @property
     def load(self) -> float | None:
@@ -81,6 +83,7 @@ class Matched:
             "unit": "share of the assignments of the evaluated tokens",
             "layers": _layers(self.loads),
             "controls": controls,
+            "sizes": self.sizes or None,
             "reason": self.reason or None,
         }
 
@@ -100,7 +103,7 @@ class Matched:
             else ""
         )
         count = f"{len(self.arms)} {self.kind} control{'' if len(self.arms) == 1 else 's'}{within}" if self.arms else ""
-        said = "; ".join(part for part in (count and f"{count}{own}{theirs}", self.reason) if part)
+        said = "; ".join(part for part in (count and f"{count}{own}{theirs}", self.sizes, self.reason) if part)
         return f"{where}{self.arm}: {said}"
 
 
@@ -165,7 +168,8 @@ def _matched(
     reason = "; ".join(filter(None, [UNKNOWN if ask.by == "load" and not known else "", made.reason]))
     own, theirs = _loads(arm, groups, made, counts) if known else ([], [])
     arms = [replace(one, task=task, name=_name(one, task, several)) for one in made.arms]
-    return Matched(arm.name, task, made.kind, arms, own, theirs, reason, ask.tolerance if by_load else None)
+    sizes = sizes_of(groups, made.sets)
+    return Matched(arm.name, task, made.kind, arms, own, theirs, reason, ask.tolerance if by_load else None, sizes)
 
 
 def _name(control: Arm, task: str, several: bool) -> str:

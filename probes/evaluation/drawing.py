@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from probes.evaluation.arms import Arm, experts_in
-from probes.evaluation.matching import ENOUGH, Experts, Sets, same_load, same_size
+from probes.evaluation.matching import ENOUGH, MOST, Experts, Sets, same_load, same_size
 from probes.interventions import Spec, intervention, parse_all
 from probes.interventions.values import experts_at, pairs_in
 
@@ -99,11 +99,16 @@ def groups_of(arm: Arm, routers: Mapping[int, int]) -> list[Group]:
     ]
 
 
-def load_of(groups: Sequence[Group], counts: Counts) -> int | None:
-    """Assignments of all experts that are named, None where they are not known."""
-    if any(group.layer not in counts for group in groups):
-        return None
-    return sum(int(counts[group.layer][list(group.experts)].sum()) for group in groups)
+def sizes_of(groups: Sequence[Group], controls: Sequence[Mapping[int, Experts]]) -> str:
+    """Where controls name more or fewer experts than the arm: "layer 3: 3 experts instead of 2"; "" where none does."""
+    said = []
+    for layer in dict.fromkeys(group.layer for group in groups):
+        own = sum(len(group.experts) for group in groups if group.layer == layer)
+        theirs = sorted({len(sets[layer]) for sets in controls})
+        if theirs and theirs != [own]:
+            ends = dict.fromkeys((theirs[0], theirs[-1]))
+            said.append(f"layer {layer}: {' to '.join(map(str, ends))} experts instead of {own}")
+    return ", ".join(said)
 
 
 def _places(spec: Spec, routers: Mapping[int, int]) -> Iterator[tuple[int, int, str]]:
@@ -170,21 +175,33 @@ def _combinations(
     groups: Sequence[Group], sets: Sequence[Sequence[Experts]], count: int, rng: random.Random
 ) -> Iterator[tuple[Experts, ...]]:
     """A set for each group, in random order, no combination twice; groups of one layer share no expert."""
-    if math.prod(map(len, sets)) <= TRIES * ENOUGH:
-        each = list(itertools.product(*sets))
+    layers = [_of_layer(groups, sets, layer, rng) for layer in dict.fromkeys(group.layer for group in groups)]
+    if math.prod(map(len, layers)) <= TRIES * ENOUGH:
+        each = list(itertools.product(*layers))
         rng.shuffle(each)
-        yield from (one for one in each if _apart(groups, one))
+        yield from (tuple(itertools.chain(*one)) for one in each)
         return
     seen = set()
     for _ in range(TRIES * count):
-        one = tuple(rng.choice(some) for some in sets)
-        if one not in seen and _apart(groups, one):
+        one = tuple(itertools.chain(*(rng.choice(some) for some in layers)))
+        if one not in seen:
             seen.add(one)
             yield one
 
 
-def _apart(groups: Sequence[Group], combination: Sequence[Experts]) -> bool:
-    named = [(group.layer, e) for group, some in zip(groups, combination, strict=True) for e in some]
+def _of_layer(
+    groups: Sequence[Group], sets: Sequence[Sequence[Experts]], layer: int, rng: random.Random
+) -> list[tuple[Experts, ...]]:
+    """The combinations of one layer's groups: all, or some that were drawn where there are very many."""
+    some = [one for group, one in zip(groups, sets, strict=True) if group.layer == layer]
+    if math.prod(map(len, some)) <= MOST:
+        return [one for one in itertools.product(*some) if _apart(one)]
+    drawn_ = (tuple(rng.choice(one) for one in some) for _ in range(MOST))
+    return list(itertools.islice((one for one in dict.fromkeys(drawn_) if _apart(one)), ENOUGH))
+
+
+def _apart(sets: Sequence[Experts]) -> bool:
+    named = [expert for some in sets for expert in some]
     return len(named) == len(set(named))
 
 
@@ -262,7 +279,9 @@ def _nothing_fits(group: Group, found: Sets, counts: Counts | None, tolerance: f
 
 def _too_few(kind: str, count: int, why: str, every: bool) -> str:
     if not count:
-        return f"no {kind} control can be carried out{f' ({why})' if why else ''}"
+        return (
+            f"no {kind} control {f'can be carried out ({why})' if why else 'exists: the sets that fit share experts'}"
+        )
     return (
         f"only {count} different {kind} {'set exists' if count == 1 else 'sets exist' if every else 'sets were found'}"
     )

@@ -52,7 +52,8 @@ def controls_said(row: Row) -> str:
     if row.load is None or row.control_load_min is None or row.control_load_max is None:
         return said
     ends = dict.fromkeys(f"{100 * load:.1f}" for load in (row.control_load_min, row.control_load_max))
-    return f"{said} (load {100 * row.load:.1f} %, theirs {' to '.join(ends)} %)"
+    sizes = f"; {row.control_sizes}" if row.control_sizes else ""
+    return f"{said} (load {100 * row.load:.1f} %, theirs {' to '.join(ends)} %{sizes})"
 
 
 def _sure(p: float | None) -> str:

@@ -34,6 +34,7 @@ class Row:
     control_kind what a control has in common with the arm: "load-matched", "count-matched", "random choice"
     load         share of the assignments of the task's evaluated tokens, in the layers named, that its experts get from
                  the baseline; those of the controls' lie between control_load_min and control_load_max
+    control_sizes where controls name more or fewer experts than the arm
     control_note why there are fewer controls than asked for, or none
     beyond       value − control, items and controls drawn anew;  p_control, p_control_holm: of no difference
     """
@@ -65,6 +66,7 @@ class Row:
     load: float | None = None
     control_load_min: float | None = None
     control_load_max: float | None = None
+    control_sizes: str | None = None
     control_note: str | None = None
 
 
@@ -86,6 +88,7 @@ def _told(row: Row, matched: Sequence[Matched]) -> Row:
                 load=one.load,
                 control_load_min=min(loads, default=None),
                 control_load_max=max(loads, default=None),
+                control_sizes=one.sizes or None,
                 control_note=one.reason or None,
             )
     return row

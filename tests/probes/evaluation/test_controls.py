@@ -282,3 +282,31 @@ def test_steered_models_have_loads_of_their_own(sample):
     assert plain[3][14] > 0 == steered[3][14]
     assert plain[3].sum() == 2 * len(text[0])
     assert Ask(3, by="load").checked()
+
+
+def test_groups_of_one_layer_get_sets_that_share_no_expert():
+    """Two groups of a layer, each of one expert; by hand: 10 fits 10 and 10, 30 fits 30 alone."""
+    counts = {0: np.array([10, 30, 10, 30, 10, 500, 500, 500, 500, 500])}
+    arm = arm_of("ban:layer=0,expert=0 + boost:layer=0,expert=1")
+    found = drawn(arm, ROUTERS, 9, counts=counts)
+    named = {tuple(one.specs[i].scope.experts for i in (0, 1)) for one in found.arms}
+    assert named == {(((0, 2),), ((0, 3),)), (((0, 4),), ((0, 3),))}
+    assert found.reason == "only 2 different load-matched sets exist"
+    both = drawn(arm_of("ban:layer=0,expert=0 + boost:layer=0,expert=2"), ROUTERS, 9, counts=counts)
+    assert not both.arms  # expert 4 alone is left for two groups
+    assert both.reason == "no load-matched control exists: the sets that fit share experts"
+
+
+def test_another_number_of_experts_is_said(sample):
+    model, tokenizer = sample
+    found = evaluate(
+        model, SUMS, "ban:layer=3,expert=14+5", tokenizer=tokenizer, limit=4, max_new_tokens=30, control_seeds=2
+    )
+    (one,) = found.controls
+    sizes = {len(loads[0].experts) for loads in one.control_loads}
+    (row,) = [row for row in found.rows if row.measure == "kl" and row.arm != "baseline"]
+    if sizes == {2}:
+        assert row.control_sizes is None
+    else:
+        assert "experts instead of 2" in row.control_sizes
+        assert row.control_sizes in found.notes[0] + found.notes[1]
