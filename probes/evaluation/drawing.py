@@ -280,7 +280,7 @@ def _nothing_fits(group: Group, found: Sets, counts: Counts | None, tolerance: f
 def _too_few(kind: str, count: int, why: str, every: bool) -> str:
     if not count:
         return (
-            f"no {kind} control {f'can be carried out ({why})' if why else 'exists: the sets that fit share experts'}"
+            f"no {kind} control {f'can be carried out ({why})' if why else 'was found: the sets nearest in size that fit share experts'}"
         )
     return (
         f"only {count} different {kind} {'set exists' if count == 1 else 'sets exist' if every else 'sets were found'}"

@@ -294,7 +294,7 @@ def test_groups_of_one_layer_get_sets_that_share_no_expert():
     assert found.reason == "only 2 different load-matched sets exist"
     both = drawn(arm_of("ban:layer=0,expert=0 + boost:layer=0,expert=2"), ROUTERS, 9, counts=counts)
     assert not both.arms  # expert 4 alone is left for two groups
-    assert both.reason == "no load-matched control exists: the sets that fit share experts"
+    assert both.reason == "no load-matched control was found: the sets nearest in size that fit share experts"
 
 
 def test_another_number_of_experts_is_said(sample):
