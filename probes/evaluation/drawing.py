@@ -278,8 +278,11 @@ def _nothing_fits(group: Group, found: Sets, counts: Counts | None, tolerance: f
 
 
 def _too_few(kind: str, count: int, why: str, every: bool) -> str:
+    if not count and why:
+        return f"no {kind} control can be carried out ({why})"
     if not count:
-        return (
+        return f"no {kind} control was found: the sets nearest in size that fit share experts"
+    return (
             f"no {kind} control {f'can be carried out ({why})' if why else 'was found: the sets nearest in size that fit share experts'}"
         )
     return (
