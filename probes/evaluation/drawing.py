@@ -282,12 +282,8 @@ def _too_few(kind: str, count: int, why: str, every: bool) -> str:
         return f"no {kind} control can be carried out ({why})"
     if not count:
         return f"no {kind} control was found: the sets nearest in size that fit share experts"
-    return (
-            f"no {kind} control {f'can be carried out ({why})' if why else 'was found: the sets nearest in size that fit share experts'}"
-        )
-    return (
-        f"only {count} different {kind} {'set exists' if count == 1 else 'sets exist' if every else 'sets were found'}"
-    )
+    sets = "set exists" if count == 1 else "sets exist" if every else "sets were found"
+    return f"only {count} different {kind} {sets}"
 
 
 def experts_said(experts: Sequence[int]) -> str:
