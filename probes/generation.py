@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probes.capture.head import LARGE, headless, takes_logits_to_keep
-from probes.errors import ProbeError, UsageError
+from probes.errors import ProbeError
 from probes.generation_config import end_token_ids, generation_config, parse_options, require_decoder, write
+from probes.parsing import number, whole
 from probes.recording.session import pad
 
 if TYPE_CHECKING:
@@ -47,12 +48,10 @@ class Decoding:
 
     def checked(self) -> Decoding:
         """Itself, or a UsageError for numbers out of range."""
-        if self.max_new_tokens < 1:
-            raise UsageError(f"--max-new-tokens must be at least 1, got {self.max_new_tokens}")
-        if not self.temperature > 0:
-            raise UsageError(f"--temperature must be above 0, got {self.temperature:g}")
-        if not 0 < self.top_p <= 1:
-            raise UsageError(f"--top-p must be above 0 and at most 1, got {self.top_p:g}")
+        whole(self.max_new_tokens, "--max-new-tokens", 1)
+        number(self.temperature, "--temperature", above=0)
+        number(self.top_p, "--top-p", above=0, high=1)
+        whole(self.seed, "--seed")
         parse_options(self.options, sampled=self.sample)
         return self
 

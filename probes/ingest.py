@@ -14,6 +14,7 @@ import numpy as np
 
 from probes.errors import ProbeError
 from probes.importers.npz import Imported, read_npz
+from probes.parsing import place
 from probes.recording.target import check_target
 from probes.routing import NO_EXPERT, RoutingArrays
 from probes.scores import entropy, margin, probabilities
@@ -61,6 +62,7 @@ def import_npz(
 
     Raises ProbeError or store.errors.TraceError, one line each; a new `out` is removed again when the import fails.
     """
+    source, out = place(source, "the file to import"), place(out, "out")
     from store.batch import RunInfo
     from store.writer import TraceWriter
 

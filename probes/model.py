@@ -12,8 +12,35 @@ from typing import Any
 
 from probes.errors import ProbeError, UsageError, did_you_mean, unknown
 from probes.families.initialised import note_loading
+from probes.parsing import is_whole
 
+LOADING = ("dtype", "device", "revision", "trust_remote_code")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+# Kinds of device torch knows; whether this machine has one is seen when it is used.
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu", "npu", "hpu", "mlu", "musa", "xla", "meta")
+
+
+def check_loading(dtype: str = "auto", device: str | None = None) -> None:
+    """UsageError for a precision or a device that is none; nothing is imported to see it."""
+    if dtype not in DTYPES:
+        raise unknown("dtype", str(dtype), DTYPES)
+    kind, colon, index = str(device).partition(":")
+    if device is None:
+        return
+    if kind not in DEVICES:
+        raise unknown("--device", str(device), DEVICES)
+    if colon and not (is_whole(index) and index.isdigit()):
+        raise UsageError(f"--device {device}: after the colon stands a number, as in cuda:1")
+
+
+def check_load(settings: dict[str, Any]) -> None:
+    """UsageError for what `load_model` does not take, and for what `check_loading` refuses."""
+    for name in settings:
+        if name not in LOADING:
+            raise unknown("setting of load_model", str(name), LOADING)
+    check_loading(settings.get("dtype", "auto"), settings.get("device"))
 
 
 def load_model(
@@ -30,8 +57,7 @@ def load_model(
     modules that hooks are put on. `device` "auto" spreads the model over what there is (needs accelerate). ProbeError
     for anything that is missing, truncated, unknown, unreachable, or no mixture of experts.
     """
-    if dtype not in DTYPES:
-        raise unknown("dtype", dtype, DTYPES)
+    check_loading(dtype, device)
     name = _checked(model)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     with _one_line(name):
@@ -44,12 +70,12 @@ def load_skeleton(
     model: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> tuple[Any, Any]:
     """(model without weights, tokenizer): the modules and shapes of a model, in no memory. Raises ProbeError."""
+    name = _checked(model)
     import torch
     from transformers import AutoConfig, AutoTokenizer
 
     from probes.model_class import from_config, text_part
 
-    name = _checked(model)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     with _one_line(name):
         config = AutoConfig.from_pretrained(name, **options)
@@ -79,11 +105,13 @@ def check_folder(model: str | Path) -> Path | None:
 
 def _checked(model: str | Path) -> str:
     """The model's name, after a look at its folder if it is one."""
+    folder = _folder(str(model))  # before anything is imported that takes seconds
     from transformers.utils import logging
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # loading bars belong on a terminal, not into a log
-    check_folder(model)
+    if folder is not None:
+        _check_folder(folder)
     return str(model)
 
 

@@ -22,6 +22,7 @@ from probes.errors import ProbeError, UsageError
 from probes.generation import Decoding, Generated, distributions, generate, kl
 from probes.generation_config import left_aside, require_decoder, used, words_of
 from probes.interventions import Spec, parse_all
+from probes.interventions.values import check_naming
 from probes.prompts import Prompt
 from probes.recording.encode import context_length, encode_prompts
 from probes.recording.tokens import TokenTexts
@@ -177,7 +178,7 @@ def side_by_side(
     """
     from probes.steering import steer
 
-    specs = parse_all(interventions)
+    specs = check_naming(parse_all(interventions))
     if not specs:
         raise UsageError("no intervention to compare with the baseline")
     decoding = (decoding or Decoding()).checked()

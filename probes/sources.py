@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from probes import parsing
 from probes.errors import ProbeError, UsageError
 from probes.metrics.chunk import MOMENTS, WEIGHTS, About, PairedArrays
 from probes.metrics.function import PER_EXPERT, PER_TOKEN_LAYER, SCORES
@@ -29,7 +30,7 @@ def opened(trace: Any) -> Any:
         return trace
     from store.trace import open_trace
 
-    return open_trace(trace)
+    return open_trace(parsing.place(trace, "a trace"))
 
 
 def layers_of(text: Any) -> list[int]:
@@ -38,15 +39,9 @@ def layers_of(text: Any) -> list[int]:
     >>> layers_of("0-3,7")
     [0, 1, 2, 3, 7]
     """
-    if not isinstance(text, str):
-        return [int(x) for x in np.atleast_1d(text)]
-    found: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
-            raise UsageError(f"--layers takes numbers and ranges such as 0-7 or 0,3,5-7, not {text!r}")
-        found += range(int(first), int(last or first) + 1)
-    return sorted(set(found))
+    if isinstance(text, str):
+        return list(parsing.layers(text) or ())
+    return parsing.ranges(text, "layers")
 
 
 class TraceSource:
@@ -88,7 +83,7 @@ class TraceSource:
         """The sequences to read, which the run must hold."""
         from store.finding_queries import sequence_labels
 
-        wanted = sorted({int(x) for x in sequences})
+        wanted = sorted(set(parsing.ranges(sequences, "sequences")))
         missing = set(wanted) - set(sequence_labels(self.trace, self.run_id)["sequence_id"].tolist())
         if missing or not wanted:
             what = f"no sequence {min(missing)} with tokens in run {self.run_id}" if missing else "no sequences to read"

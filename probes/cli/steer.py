@@ -26,11 +26,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help='with --chat: variables of the template, {"enable_thinking": false}',
     )
     options.interventions(parser, "may be repeated: they act together, in this order", required=True)
-    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="longest text (default 64)")
+    options.whole(parser, "--max-new-tokens", low=1, default=64, metavar="N", help="longest text (default 64)")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help=r"text that ends it, as in '\n'")
-    parser.add_argument("--temperature", type=float, metavar="T", help="draw tokens at T (default: the most likely)")
-    parser.add_argument("--top-p", type=float, metavar="P", help="draw only from the likeliest that make up P together")
-    parser.add_argument("--seed", type=int, metavar="N", help="of what is drawn, the same for both texts (default 0)")
+    said = "draw tokens at T (default: the most likely)"
+    options.number(parser, "--temperature", bounds={"above": 0}, metavar="T", help=said)
+    said = "draw only from the likeliest that make up P together"
+    options.number(parser, "--top-p", bounds={"above": 0, "high": 1}, metavar="P", help=said)
+    options.seed(parser, "of what is drawn, the same for both texts (default 0)", default=None)
     options.generation(parser)
     parser.add_argument("--out", metavar="TRACE", help="write both runs into this trace, the steered one with its spec")
     options.loading(parser)
@@ -39,6 +41,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from probes.cli import options
+    from probes.errors import UsageError
+    from probes.files import check_writable
     from probes.generation import Decoding
     from probes.model import load_model
     from probes.side_by_side import side_by_side
@@ -46,9 +50,13 @@ def run(args: argparse.Namespace) -> int:
 
     decoding = Decoding(args.max_new_tokens, options.texts(args.stop), options=tuple(args.generation), **_drawn(args))
     decoding = decoding.checked()
+    if not args.prompt:
+        raise UsageError("the prompt is empty")
+    load = options.load_settings(args)
+    check_writable(args.out)
     specs = options.parsed(args)
     prompt = _prompt(args)
-    model, tokenizer = load_model(args.model, **options.load_settings(args))
+    model, tokenizer = load_model(args.model, **load)
     told = _Told()
     found = side_by_side(model, tokenizer, prompt, specs, decoding=decoding, trace=args.out, on_step=told)
     told.close()

@@ -1,14 +1,15 @@
-"""From records of single items to rows: value, difference from the baseline, difference from the random controls."""
+"""From records of single items to rows: value, difference from the baseline, difference from the controls."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 import numpy as np
 
 from probes.evaluation.arms import BASELINE, Arm
+from probes.evaluation.controlled import Matched, share
 from probes.evaluation.score import Record
 from probes.evaluation.statistics import (
     MEASURES,
@@ -29,7 +30,12 @@ class Row:
 
     n            items;  baseline: the value without intervention
     difference   value − baseline, paired over items;  p, p_holm: of no difference, alone and corrected
-    control      mean of the random controls, which lie between control_min and control_max
+    control      mean of the controls, which lie between control_min and control_max
+    control_kind what a control has in common with the arm: "load-matched", "count-matched", "random choice"
+    load         share of the assignments of the task's evaluated tokens, in the layers named, that its experts get from
+                 the baseline; those of the controls' lie between control_load_min and control_load_max
+    control_sizes where controls name more or fewer experts than the arm
+    control_note why there are fewer controls than asked for, or none
     beyond       value − control, items and controls drawn anew;  p_control, p_control_holm: of no difference
     """
 
@@ -56,13 +62,36 @@ class Row:
     beyond_high: float | None = None
     p_control: float | None = None
     p_control_holm: float | None = None
+    control_kind: str | None = None
+    load: float | None = None
+    control_load_min: float | None = None
+    control_load_max: float | None = None
+    control_sizes: str | None = None
+    control_note: str | None = None
 
 
-def rows_of(records: dict[str, list[Record]], arms: list[Arm], seed: int) -> list[Row]:
+def rows_of(records: dict[str, list[Record]], arms: list[Arm], seed: int, matched: Sequence[Matched] = ()) -> list[Row]:
     """All rows, p-values corrected over all of them; records: arm -> a record per item, in the same order."""
     tasks = list(dict.fromkeys(record["task"] for record in records[BASELINE]))
     rows = [row for task in tasks for measure in MEASURES for row in _measured(task, measure, records, arms, seed)]
-    return _corrected(rows)
+    return [_told(row, matched) for row in _corrected(rows)]
+
+
+def _told(row: Row, matched: Sequence[Matched]) -> Row:
+    """With what its controls are and carry."""
+    for one in matched:
+        if one.arm == row.arm and one.task in (None, row.task):
+            loads = [load for each in one.control_loads if (load := share(each)) is not None]
+            return replace(
+                row,
+                control_kind=one.kind,
+                load=one.load,
+                control_load_min=min(loads, default=None),
+                control_load_max=max(loads, default=None),
+                control_sizes=one.sizes or None,
+                control_note=one.reason or None,
+            )
+    return row
 
 
 def _measured(

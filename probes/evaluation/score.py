@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,13 +23,17 @@ Record = dict[str, Any]
 
 @dataclass
 class Scorer:
-    """A model and how it is asked. `stepwise`: targets are read token by token, as they would be written."""
+    """A model and how it is asked. `stepwise`: targets are read token by token, as they would be written.
+
+    wrote  the ids that were written in the last batch, one array per item; empty where none were
+    """
 
     model: Any
     tokenizer: Any
     decoding: Decoding
     batch_size: int | None
     stepwise: bool
+    wrote: list[np.ndarray] = field(default_factory=list)
 
     def batch(
         self, items: Sequence[Item], arm: Arm, number: int, base: list[torch.Tensor] | None
@@ -50,6 +54,10 @@ class Scorer:
         for record, more, text in zip(records, chosen, written, strict=True):
             record |= {**more, **text}
         return records, found
+
+    def base(self, items: Sequence[Item], arm: Arm) -> list[torch.Tensor]:
+        """The distributions of the baseline over each target once more; nothing is written."""
+        return self._targets(items, arm)[0]
 
     def _record(self, item: Item, log_p: torch.Tensor) -> Record:
         nll = _finite(_nll(log_p, item.target))
@@ -85,6 +93,7 @@ class Scorer:
         return found
 
     def _written(self, items: Sequence[Item], arm: Arm) -> list[Record]:
+        self.wrote = []
         if items[0].kind != "answer":
             return [{} for _ in items]
         prompts = [item.ids for item in items]
@@ -92,6 +101,7 @@ class Scorer:
             done = write(self.model, self.tokenizer, prompts, self.decoding, arm.strategy)
         else:
             done = generate(self.model, self.tokenizer, prompts, self.decoding)
+        self.wrote = [one.ids for one in done]
         return [
             {
                 "output": one.text,

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from probes.errors import UsageError
 from probes.metrics.registry import Option
+from probes.parsing import number
 
 if TYPE_CHECKING:
     from probes.interventions.site import Site
@@ -42,6 +42,8 @@ class Intervention:
     keeps     only the experts it names can be chosen
     hides     options -> how many more experts of each token cannot be chosen
     naming    options that name experts (as "3.7", or as a table {layer: {expert: ...}})
+    receives  option that names the expert who takes over from those named
+    sized     where experts are named ("experts" is the scope) whose number is what it sets: a control has as many
     check     (options with the named experts as "named", their layer as "layer", top_k, num_experts): raises UsageError
               for what does not fit
     neutral   options with which it must change nothing, as the model's logits bit for bit
@@ -71,6 +73,8 @@ class Intervention:
     keeps: bool = False
     hides: Callable[[Options], int] = lambda options: 0
     naming: tuple[str, ...] = ()
+    receives: str = ""
+    sized: tuple[str, ...] = ()
     check: Callable[[Options, int, int], None] | None = None
     neutral: Options | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -102,10 +106,9 @@ def _not_a_flag(value: Any) -> bool:
 
 def finite(value: Any) -> float:
     """A number that is one: NaN and infinity would silently spread through the model."""
-    number = float(value)
-    if number != number or number in (float("inf"), float("-inf")):
-        raise UsageError(f"a parameter must be a finite number, not {value}")
-    return number
+    if not isinstance(value, (int, float)):
+        value = float(value)
+    return number(value, "a parameter")
 
 
 RENORMALIZE = Option("renormalize", flag, False, "scale the weights so that their sum stays what it was")

@@ -40,7 +40,7 @@ def plan(
     usable = {r.layer: r for r in report.layers if r.choice or r.logits}
     edits: dict[int, list[Edit]] = {}
     for spec in specs:
-        spec = _with_token_ids(spec, tokenizer)
+        spec = with_token_ids(spec, tokenizer)
         declared = intervention(spec.name)
         layers = _layers(spec, declared, usable)
         generator = torch.Generator().manual_seed(spec.scope.seed)
@@ -71,7 +71,7 @@ def widths(edits: dict[int, tuple[Edit, ...]]) -> dict[int, int]:
     return wide
 
 
-def _with_token_ids(spec: Spec, tokenizer: Any) -> Spec:
+def with_token_ids(spec: Spec, tokenizer: Any) -> Spec:
     """Tokens given as text as the ids of the tokens that read so."""
     texts = [token for token in spec.scope.tokens if isinstance(token, str)]
     if not texts:

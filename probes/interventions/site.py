@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import torch
-
 from probes.capture.inputs import TOKENS, Inputs, read_inputs
 from probes.errors import ProbeError
 from probes.interventions.spec import Scope, Spec
+from probes.lazy import torch
 
 
 class Pass:

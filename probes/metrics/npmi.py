@@ -28,6 +28,7 @@ from probes.metrics.chunk import About, Chunk, by_group
 from probes.metrics.registry import Column, Counts, Metric, Option, Options
 from probes.metrics.tables import axes, coverage, grid
 from probes.metrics.token_draws import TokenDraws
+from probes.parsing import is_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,7 +83,7 @@ def is_marker(chunk: Chunk, text: str) -> np.ndarray:
         return np.asarray(chunk.arrays.token, dtype=object) == text
     if chunk.arrays.token_id is None:
         raise ProbeError("a marker needs token text or token ids, and the trace has neither")
-    if not text.lstrip("-").isdigit():
+    if not is_whole(text):
         raise ProbeError(f"the trace has no token text; name the marker by its token id instead of {text!r}")
     return np.asarray(chunk.arrays.token_id) == int(text)
 

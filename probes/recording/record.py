@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from probes.errors import ProbeError
+from probes import parsing
+from probes.errors import ProbeError, UsageError
 from probes.generation_config import option_texts, require_generation
 from probes.interventions.spec import Spec, parse_all
+from probes.interventions.values import check_naming
 from probes.prompts import BadPrompt, Prompts, key_notes, read_prompts
 from probes.recording.encode import EncodedPrompt, context_length, encode_prompts
 from probes.recording.fingerprints import stored_checkpoint
@@ -105,27 +107,31 @@ def record(
 
     Raises ProbeError or store.errors.TraceError, one line each; what is recorded by then stays.
     """
+    parsing.model_of(model, tokenizer)
+    out = parsing.place(out, "out")
     options = check_options(options or options_from(**settings))
-    specs = parse_all(interventions)
-    found = prompts if isinstance(prompts, Prompts) else read_prompts(prompts, options.limit)
-    check_target(Path(out))
-    check_baseline(Path(out), baseline)
+    specs = check_naming(parse_all(interventions))
+    if baseline is not None:
+        parsing.whole(baseline, "--baseline", 1)
+    if not isinstance(prompts, Prompts):
+        prompts = read_prompts(parsing.place(prompts, "prompts"), options.limit)
+    check_target(out)
+    check_baseline(out, baseline)
     source = str(model) if isinstance(model, str | Path) else getattr(model.config, "_name_or_path", "") or "in memory"
-    out = Path(out)
     checkpoint = stored_checkpoint(model)
     if not resume:
         refuse_interrupted(out)
     elif checkpoint is not None and out.exists():
         from probes.recording.early import complete_already
 
-        done = complete_already(str(model), checkpoint, found, out, options, specs, baseline)
+        done = complete_already(str(model), checkpoint, prompts, out, options, specs, baseline)
         if done is not None:
             return done
     model, tokenizer = _loaded(model, tokenizer, options)
     if options.max_new_tokens:
         require_generation(model)
     under = (*_steered_by(model), *specs)
-    job = prepare(model, tokenizer, found, options, under, begun_on(out) if resume else None)
+    job = prepare(model, tokenizer, prompts, options, under, begun_on(out) if resume else None)
     identity = _identity(model, tokenizer, job, None if checkpoint is None else checkpoint[0])
     run = _Run(model, tokenizer, job, options, source, identity, name, specs, under, baseline)
     return run.into(out, resume=resume, progress=progress)
@@ -154,12 +160,13 @@ def _steered_by(model: Any) -> tuple[Spec, ...]:
 
 def options_from(capture: str | Sequence[str] | None = None, **settings: Any) -> RecordOptions:
     """RecordOptions from loose settings; `capture` as text or as a sequence of levels."""
-    text = capture if capture is None or isinstance(capture, str) else ",".join(capture)
     try:
+        text = capture if capture is None or isinstance(capture, str) else ",".join(capture)
         generation = option_texts(settings.pop("generation", None))
-        return RecordOptions(capture=parse_capture(text), generation=generation, **settings)
+        options = RecordOptions(capture=parse_capture(text), generation=generation, **settings)
     except TypeError as error:
-        raise ProbeError(f"record: {str(error).split('__init__() ')[-1]}") from error
+        raise UsageError(f"record: {str(error).split('__init__() ')[-1]}") from error
+    return replace(options, layers=parsing.layers(options.layers))
 
 
 def prepare(
