@@ -88,7 +88,9 @@ def _chat_ids(
 
 def context_length(model: Any) -> int | None:
     """The longest sequence the model has positions for, or None where its configuration sets no limit."""
-    config = model.config.get_text_config()
+    from probes.capture.within import text_config
+
+    config = text_config(model)
     for name in ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length"):
         value = getattr(config, name, None)
         if isinstance(value, int) and value > 0:

@@ -15,17 +15,20 @@ SAMPLES_PER_TENSOR = 64
 
 def describe_model(model: Any, tokenizer: Any, source: str, revision: str | None) -> dict[str, Any]:
     """Name, revision, class, numbers of parameters, precision and hashes of a loaded model."""
-    config = model.config
+    from probes.capture.within import config_of, device_of, dtype_of, language_model, module_of, wrappers
+
+    config, whole = config_of(model), module_of(model)
     return {
         "model": source,
         "revision": revision or getattr(config, "_commit_hash", None),
-        "model_type": config.model_type,
-        "model_class": type(model).__name__,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": str(model.device),
+        "model_type": getattr(config, "model_type", None),
+        "model_class": type(language_model(model)).__name__,
+        "wrapped_in": [type(wrapper).__name__ for wrapper in wrappers(model)],
+        "parameters": sum(parameter.numel() for parameter in whole.parameters()),
+        "dtype": str(dtype_of(model)).removeprefix("torch."),
+        "device": str(device_of(model)),
         "experts_implementation": getattr(config, "_experts_implementation", None),
-        "weights_fingerprint": weights_fingerprint(model),
+        "weights_fingerprint": weights_fingerprint(whole),
         "tokenizer_hash": tokenizer_hash(tokenizer),
     }
 
@@ -42,11 +45,21 @@ def weights_fingerprint(model: Any) -> str | None:
     for name, parameter in sorted(model.named_parameters()):
         if parameter.is_meta:
             return None
-        flat = parameter.detach().reshape(-1)
-        step = max(1, flat.numel() // SAMPLES_PER_TENSOR)
-        values = flat[::step][:SAMPLES_PER_TENSOR].to(device="cpu", dtype=torch.float32)
-        digest.update(f"{name}{tuple(parameter.shape)}".encode() + values.numpy().tobytes())
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        for part in stored_parts(parameter.detach()):
+            flat = part.reshape(-1)
+            step = max(1, flat.numel() // SAMPLES_PER_TENSOR)
+            values = flat[::step][:SAMPLES_PER_TENSOR].to(device="cpu", dtype=torch.float32)
+            digest.update(values.numpy().tobytes())
     return digest.hexdigest()[:32]
+
+
+def stored_parts(tensor: Any) -> list[Any]:
+    """The plain tensors that hold a weight: itself, or what a quantiser made of it (torchao: values and scales)."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return [tensor]
+    names, _ = tensor.__tensor_flatten__()
+    return [part for name in names for part in stored_parts(getattr(tensor, name))]
 
 
 def tokenizer_hash(tokenizer: Any) -> str | None:

@@ -96,7 +96,7 @@ def record(
     found = prompts if isinstance(prompts, Prompts) else read_prompts(prompts, options.limit)
     check_target(Path(out))
     check_baseline(Path(out), baseline)
-    source = str(model) if isinstance(model, str | Path) else getattr(model.config, "_name_or_path", "") or "in memory"
+    source = str(model) if isinstance(model, str | Path) else name_of(model)
     model, tokenizer = _loaded(model, tokenizer, options)
     under = (*_steered_by(model), *specs)
     job = prepare(model, tokenizer, found, options, under)
@@ -121,8 +121,17 @@ def options_from(capture: str | Sequence[str] | None = None, **settings: Any) ->
         raise ProbeError(f"record: {str(error).split('__init__() ')[-1]}") from error
 
 
+def name_of(model: Any) -> str:
+    """Where a loaded model came from, whatever is wrapped around it."""
+    from probes.capture.within import config_of
+
+    return getattr(config_of(model), "_name_or_path", "") or "in memory"
+
+
 def prepare(model: Any, tokenizer: Any, prompts: Prompts, options: RecordOptions, under: tuple[Spec, ...] = ()) -> Job:
     """Tokenize, cut into batches, and fingerprint: the part of a recording that needs no forward pass."""
+    from probes.capture.within import device_of
+
     encoded, too_long = encode_prompts(
         prompts.good,
         tokenizer,
@@ -134,7 +143,7 @@ def prepare(model: Any, tokenizer: Any, prompts: Prompts, options: RecordOptions
     if not encoded:
         raise ProbeError(f"shard {options.shard} holds no prompt: there are fewer prompts than shards")
     lengths = [len(item.ids) + options.max_new_tokens for item in encoded]
-    batches = plan_batches(lengths, options.batch_size, model.device.type)
+    batches = plan_batches(lengths, options.batch_size, device_of(model).type)
     settings = {**options.settings(), **({"interventions": [spec.as_dict() for spec in under]} if under else {})}
     print_ = fingerprint([item.ids for item in encoded], batches, settings)
     return Job(encoded, batches, print_, [*prompts.bad, *too_long])
@@ -217,6 +226,7 @@ class _Run:
                 bar.update(tokens[index] - bar.n)  # its prompts, and what was not generated because it ended before
 
     def _info(self, feed: Feeder) -> RunInfo:
+        from probes.capture.within import text_config
         from probes.recording.provenance import command_line, describe_model, software
         from store.batch import RunInfo
 
@@ -227,7 +237,7 @@ class _Run:
             revision=described["revision"],
             intervention=[spec.as_dict() for spec in self.under] or None,
             baseline_run_id=self.baseline,
-            num_layers=self.model.config.get_text_config().num_hidden_layers,
+            num_layers=getattr(text_config(self.model), "num_hidden_layers", None),
             provenance={
                 **described,
                 "fingerprint": self.job.fingerprint,
@@ -249,6 +259,7 @@ class _Run:
 
 
 def _layers(feed: Feeder) -> list[LayerInfo]:
+    from probes.scores import UNKNOWN
     from store.batch import LayerInfo
 
     return [
@@ -257,7 +268,7 @@ def _layers(feed: Feeder) -> list[LayerInfo]:
             module=router.module,
             num_experts=router.num_experts,
             top_k=router.top_k,
-            gating=f"{feed.settings.scoring[router.layer]}: {router.gating}",
+            gating=f"{feed.settings.scoring[router.layer] or UNKNOWN}: {router.gating}",
             shared_experts=router.shared_experts,
             stream=router.stream,
         )
