@@ -371,7 +371,7 @@ def _about(rows: Any, run_row: Mapping[str, Any]) -> About:
 
 
 def _score_rule(gating: str) -> str:
-    stated = gating.partition(":")[0].strip()
+    stated = gating.partition(":")[0].strip()  # "unknown" too: scores that are not known are NaN
     if stated in SCORES:
         return stated
     return next((rule for rule in ("sqrtsoftplus", "sigmoid") if rule in gating), "softmax")

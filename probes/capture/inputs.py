@@ -124,7 +124,7 @@ def read_levels(levels: Sequence[Level], prompt: int | None = None, virtual: int
         padding_mask(near, [la for la in levels if la.generating], batch, length, past, virtual),
         next((p for p in positions if _fits(p, batch, length)), None),
         past,
-        _ids(near, batch, length, virtual, past),
+        _ids(near, [la for la in levels if la.generating], batch, length, virtual, past),
         tokens.device,
         virtual,
         prompt,
@@ -141,7 +141,10 @@ def _same_text(given: dict[str, Any], tokens: Any) -> bool:
     return mine is None or (mine.shape[0] == tokens.shape[0] and mine.shape[1] <= tokens.shape[1])
 
 
-def _ids(near: Sequence[Level], batch: int, length: int, virtual: int, past: int) -> Any:
+def _ids(
+    near: Sequence[Level], generating: Sequence[Level], batch: int, length: int, virtual: int, past: int
+) -> Any:
+    """[B, S] as the nearest call was given them, or else `generate`; -1 at virtual tokens."""
     hidden = min(max(virtual - past, 0), length)
     for level in near:
         for name in ("input_ids", "decoder_input_ids"):
@@ -149,10 +152,19 @@ def _ids(near: Sequence[Level], batch: int, length: int, virtual: int, past: int
             if getattr(ids, "ndim", 0) == 2 and tuple(ids.shape) == (batch, length):
                 return ids
             if hidden and getattr(ids, "ndim", 0) == 2 and tuple(ids.shape) == (batch, length - hidden):
-                import torch
-
-                return torch.cat([ids.new_full((batch, hidden), -1), ids], 1)
+                return _after_virtual(ids, hidden)
+    start, stop = max(past - virtual, 0), past - virtual + length
+    for level in generating if hidden else ():
+        ids = level.given.get("input_ids", level.given.get("inputs"))
+        if getattr(ids, "ndim", 0) == 2 and ids.shape[1] >= stop and batch % ids.shape[0] == 0:
+            return _after_virtual(ids.repeat_interleave(batch // ids.shape[0], 0)[:, start:stop], hidden)
     return None
+
+
+def _after_virtual(ids: Any, count: int) -> Any:
+    import torch
+
+    return torch.cat([ids.new_full((len(ids), count), -1), ids], 1)
 
 
 def _fits(value: Any, batch: int, length: int) -> bool:

@@ -61,6 +61,15 @@ class Predictions(Member):
     def __exit__(self, *_: object) -> None:
         self._on.__exit__(None, None, None)
 
+    @property
+    def without_words(self) -> bool:
+        """Is there no head that gives logits over the vocabulary?"""
+        from probes.capture.within import language_model, writes
+
+        model = language_model(self.model)
+        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        return head is None and not writes(self.model)
+
     def take(self) -> list[ForwardPredictions]:
         """The forward passes since the last call; the next one starts new sequences."""
         self._none()

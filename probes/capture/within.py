@@ -215,6 +215,57 @@ def _device(module: Any) -> Any:
     return None
 
 
+def reader(model: Any) -> Any:
+    """What to call with `input_ids`, `attention_mask` and `use_cache`: the model as it was given, where it takes them.
+
+    A classifier's head reads one position per text and asks for a padding token; its routing is that of the model
+    without the head.
+    """
+    inner = language_model(model)
+    if not writes(model) and _headed(inner) and not any(hasattr(m, "peft_config") for m in chain(model)):
+        core = core_of(model)
+        return core if takes_tokens(core) else inner
+    return model if callable(model) and _takes(model, ("input_ids", "attention_mask", "use_cache")) else inner
+
+
+def _headed(model: Any) -> bool:
+    """Is there a head on it, that is not one of words?"""
+    words = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    return words is None and core_of(model) is not model
+
+
+def _takes(model: Any, names: tuple[str, ...]) -> bool:
+    kind = type(model)
+    call = kind.forward if hasattr(kind, "forward") else kind.__call__
+    found = inspect.signature(call).parameters
+    return all(name in found for name in names) or any(p.kind is p.VAR_KEYWORD for p in found.values())
+
+
+def writes(model: Any) -> bool:
+    """Does it write text?"""
+    return bool(getattr(language_model(model), "can_generate", lambda: False)())
+
+
+def writer(model: Any) -> Any:
+    """What to call `generate` of: the model as it was given, where it has one. ProbeError where it writes no text."""
+    inner = language_model(model)
+    if not writes(model):
+        raise ProbeError(f"{type(inner).__name__} does not write text; leave --max-new-tokens out")
+    return model if callable(getattr(model, "generate", None)) else inner
+
+
+def generation_config(model: Any) -> Any:
+    """Its settings for writing; None where it has none."""
+    found = (getattr(m, "generation_config", None) for m in [language_model(model), *chain(model)])
+    return next((config for config in found if config is not None), None)
+
+
+def end_tokens(model: Any) -> set[int]:
+    """Tokens that end a text, by its settings for writing."""
+    named = getattr(generation_config(model), "eos_token_id", None)
+    return {named} if isinstance(named, int) else set(named or [])
+
+
 def roots(model: Any, layers: list[MoELayer]) -> list[tuple[Any, str, list[MoELayer]]]:
     """(module, stream, layers): the modules whose forward is one pass over B*S rows, each with all layers inside.
 

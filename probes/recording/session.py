@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probes.capture.within import device_of, generation_config, language_model, reader, writer
 from probes.errors import ProbeError
 from probes.recording.encode import EncodedPrompt
 from probes.recording.options import RecordOptions
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from probes.routing import Router
     from probes.steering import Steering
     from store.batch import Batch
+
+NO_SCORES = "how it makes scores of its logits is not known: no entropy, no margin"
 
 
 def wanted(options: RecordOptions) -> Want:
@@ -63,21 +66,33 @@ class Feeder:
             self.steering.restart(index)
         generated = self._generate(group) if self.max_new_tokens else self._read(group)
         forwards = self.recorder.take()
+        self._check(group, forwards)
         predictions = self.predictions.take() if self.predictions else []
         moments = self.recorder.take_moments() or None
         return batch_rows(index, group, generated, forwards, predictions, self.settings, moments)
 
+    def _check(self, group: Sequence[EncodedPrompt], forwards: Sequence[Any]) -> None:
+        """ProbeError, before anything of the batch is written, where the model ran past the hooks."""
+        kind = type(self.model).__name__
+        if not forwards:
+            raise ProbeError(f"{kind} ran none of its routers where they could be seen; nothing can be recorded")
+        if self.steering is not None and not self.steering.ran:
+            raise ProbeError(f"{kind} ran past its interventions; nothing was steered, so nothing is recorded")
+        given, seen = sum(len(item.ids) for item in group), int(forwards[0].mask.sum())
+        if forwards[0].phase == "prefill" and seen != given:
+            raise ProbeError(f"{kind} was given {given} tokens, and its routers saw {seen}, not said which")
+
     def _read(self, group: Sequence[EncodedPrompt]) -> list[np.ndarray]:
         # Padding on the right: positions need no shift, and recurrent layers (Mamba, linear attention) see it last.
-        ids, mask = pad([item.ids for item in group], self._pad_id, left=False, device=self.model.device)
-        self._call(self.model, input_ids=ids, use_cache=False, **({} if mask is None else {"attention_mask": mask}))
+        ids, mask = pad([item.ids for item in group], self._pad_id, left=False, device=device_of(self.model))
+        self._call(reader(self.model), input_ids=ids, use_cache=False, **({} if mask is None else {"attention_mask": mask}))
         return [np.empty(0, np.int32)] * len(group)
 
     def _generate(self, group: Sequence[EncodedPrompt]) -> list[np.ndarray]:
         from transformers import GenerationConfig
 
-        ids, mask = pad([item.ids for item in group], self._pad_id, left=True, device=self.model.device)
-        stop = self.model.generation_config.eos_token_id
+        ids, mask = pad([item.ids for item in group], self._pad_id, left=True, device=device_of(self.model))
+        stop = getattr(generation_config(self.model), "eos_token_id", None)
         config = GenerationConfig(
             do_sample=False,
             max_new_tokens=self.max_new_tokens,
@@ -88,9 +103,9 @@ class Feeder:
         )
         mask = ids.new_ones(ids.shape) if mask is None else mask
         # All positions' logits, not only the last one's, so that the prompt's tokens get their log-probability too.
-        keep = {"logits_to_keep": 0} if self.model._supports_logits_to_keep() and self.predictions else {}
+        keep = {"logits_to_keep": 0} if supports_logits_to_keep(self.model) and self.predictions else {}
         keep |= {} if self.stepped is None else {"stopping_criteria": _every_step(self.stepped)}
-        output = self._call(self.model.generate, inputs=ids, attention_mask=mask, generation_config=config, **keep)
+        output = self._call(writer(self.model).generate, input_ids=ids, attention_mask=mask, generation_config=config, **keep)
         stops = {stop} if isinstance(stop, int) else set(stop or [])
         return [cut_after(row, stops) for row in output[:, ids.shape[1] :].cpu().numpy().astype(np.int32)]
 
@@ -101,6 +116,14 @@ class Feeder:
         for report in self.recorder.report.layers:
             for word in report.words:
                 words.setdefault(word, []).append(report.layer)
+            if self.settings.scoring.get(report.layer, "") is None:
+                words.setdefault(NO_SCORES, []).append(report.layer)
+        if self.predictions is not None and self.predictions.without_words:
+            return [f"{type(language_model(self.model)).__name__}'s head gives no next-token logits: no predictions",
+                    *self._said(words)]
+        return self._said(words)
+
+    def _said(self, words: dict[str, list[int]]) -> list[str]:
         layers = {
             word: f"layer{'s' if len(found) > 1 else ''} {','.join(map(str, found))}" for word, found in words.items()
         }
@@ -151,6 +174,11 @@ def pad(
     return on_device, None if mask.all() else torch.from_numpy(mask).to(device)
 
 
+def supports_logits_to_keep(model: Any) -> bool:
+    """Can the model inside be told how many positions' logits to make?"""
+    return bool(getattr(language_model(model), "_supports_logits_to_keep", lambda: False)())
+
+
 def cut_after(ids: np.ndarray, stops: set[int]) -> np.ndarray:
     """A generated sequence up to and including the first stop token; what follows is padding."""
     ends = np.flatnonzero(np.isin(ids, list(stops)))
@@ -164,8 +192,11 @@ def feeder(
     """A Feeder whose hooks, and interventions, are on the model exactly as long as the block runs."""
     from probes.capture import capture
     from probes.capture.predictions import Predictions
+    from probes.families.parameters import scoring_of
     from probes.steering import active, steer
 
+    if options.max_new_tokens:
+        writer(model)
     with contextlib.ExitStack() as stack:
         if interventions:
             stack.enter_context(steer(model, interventions, tokenizer=tokenizer))
@@ -174,7 +205,7 @@ def feeder(
         watching = stack.enter_context(Predictions(model)) if "predictions" in options.capture else None
         settings = RowSettings(
             routers=_as_steered(recorder.routers, steering),
-            scoring={layer: gating.get("score", "softmax") for layer, gating in recorder.gating_parameters.items()},
+            scoring={layer: scoring_of(gating) for layer, gating in recorder.gating_parameters.items()},
             keep=frozenset(options.capture),
             logit_rate=options.logit_rate,
             output_rate=options.output_rate,
