@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probes.capture.within import device_of, end_tokens, reader, text_config, writer
 from probes.errors import ProbeError, UsageError
 from probes.recording.session import pad
 
@@ -84,8 +85,8 @@ def generate(
         **(sampling if decoding.sample else {}),
     )
     with _seeded(decoding), _no_memory_error():
-        output = model.generate(
-            inputs=ids, attention_mask=mask, generation_config=config, stopping_criteria=watch.criteria()
+        output = writer(model).generate(
+            input_ids=ids, attention_mask=mask, generation_config=config, stopping_criteria=watch.criteria()
         )
     rows = output[:, ids.shape[1] :].cpu().numpy().astype(np.int32)
     return [generated(row, model, tokenizer, decoding.stop) for row in rows]
@@ -109,11 +110,28 @@ def _read(model: Any, tokenizer: Any, prompts: Sequence[Ids], continuations: Seq
 
     whole = [np.concatenate([p, c]) for p, c in zip(prompts, continuations, strict=True)]
     # Padding on the right: positions need no shift, and recurrent layers see it last.
-    ids, mask = pad(whole, pad_id(tokenizer), left=False, device=model.device)
+    ids, mask = pad(whole, pad_id(tokenizer), left=False, device=device_of(model))
     with torch.no_grad():
-        logits = model(input_ids=ids, use_cache=False, **({} if mask is None else {"attention_mask": mask})).logits
+        output = _reading(model)(input_ids=ids, use_cache=False, **({} if mask is None else {"attention_mask": mask}))
+    logits = _word_logits(model, output, ids.shape[1])
     spans = [slice(len(p) - 1, len(p) - 1 + len(c)) for p, c in zip(prompts, continuations, strict=True)]
     return [logits[row, span].float().log_softmax(-1) for row, span in enumerate(spans)]
+
+
+def _reading(model: Any) -> Any:
+    writer(model)  # a classifier's logits are not those of words
+    return reader(model)
+
+
+def _word_logits(model: Any, output: Any, length: int) -> Any:
+    """Logits [B, S, V] of the tokens of the text: some wrappers return tuples, some put tokens of theirs before it."""
+    logits = getattr(output, "logits", None)
+    if logits is None:
+        found = output if isinstance(output, tuple) else ()
+        logits = next((one for one in found if getattr(one, "ndim", 0) == 3), None)
+    if logits is None:
+        raise ProbeError(f"{type(model).__name__} returns no logits of words, so no text can be scored with it")
+    return logits[:, logits.shape[1] - length :]
 
 
 def _forced(model: Any, tokenizer: Any, prompts: Sequence[Ids], continuations: Sequence[Ids]) -> list[torch.Tensor]:
@@ -122,13 +140,13 @@ def _forced(model: Any, tokenizer: Any, prompts: Sequence[Ids], continuations: S
 
     longest = max(len(c) for c in continuations)
     if longest == 0:
-        return [torch.zeros(0, model.config.get_text_config().vocab_size, device=model.device) for _ in prompts]
+        return [torch.zeros(0, text_config(model).vocab_size, device=device_of(model)) for _ in prompts]
     ids, mask = padded(model, tokenizer, prompts)
     force = _Force(continuations, pad_id(tokenizer))
     # No token ends the reading, also not an end token inside the text: this id does not exist.
-    nothing = model.config.get_text_config().vocab_size
+    nothing = text_config(model).vocab_size
     config = _config(max_new_tokens=longest, pad_token_id=pad_id(tokenizer), do_sample=False, eos_token_id=nothing)
-    model.generate(inputs=ids, attention_mask=mask, generation_config=config, logits_processor=force.processors())
+    writer(model).generate(input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=force.processors())
     return [torch.stack(rows) if rows else force.empty() for rows in force.rows]
 
 
@@ -148,15 +166,13 @@ def pad_id(tokenizer: Any) -> int:
 
 def end_ids(model: Any, tokenizer: Any) -> set[int]:
     """Tokens that end a text, by the model's own account and the tokenizer's."""
-    named = model.generation_config.eos_token_id
-    found = {named} if isinstance(named, int) else set(named or [])
-    return found | ({tokenizer.eos_token_id} - {None})
+    return end_tokens(model) | ({tokenizer.eos_token_id} - {None})
 
 
 def padded(model: Any, tokenizer: Any, prompts: Sequence[Ids]) -> tuple[Any, Any]:
     """Ids and mask [B, S] of a batch, padded on the left, on the model's device."""
     given = [np.asarray(prompt) for prompt in prompts]
-    ids, mask = pad(given, pad_id(tokenizer), left=True, device=model.device)
+    ids, mask = pad(given, pad_id(tokenizer), left=True, device=device_of(model))
     return ids, ids.new_ones(ids.shape) if mask is None else mask
 
 

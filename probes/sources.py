@@ -14,6 +14,7 @@ from probes.metrics.chunk import MOMENTS, WEIGHTS, About, PairedArrays
 from probes.metrics.function import PER_EXPERT, PER_TOKEN_LAYER, SCORES
 from probes.metrics.registry import LEVELS, Metric
 from probes.routing import RoutingArrays
+from probes.scores import UNKNOWN
 
 CHUNK_BYTES = 96 * 2**20
 MOST_ROWS = 1_000_000
@@ -371,7 +372,9 @@ def _about(rows: Any, run_row: Mapping[str, Any]) -> About:
 
 
 def _score_rule(gating: str) -> str:
-    stated = gating.partition(":")[0].strip()  # "unknown" too: scores that are not known are NaN
+    stated, colon, rule = (part.strip() for part in gating.partition(":"))
+    if colon and not rule:  # recorded without knowing the rule, by whatever name
+        return UNKNOWN
     if stated in SCORES:
         return stated
     return next((rule for rule in ("sqrtsoftplus", "sigmoid") if rule in gating), "softmax")

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from probes.capture.within import device_of
 from probes.errors import UsageError
 from probes.evaluation.arms import BASELINE, Arm, arms_of, check_arms, controls, step_by_step
 from probes.evaluation.items import Item, encode_items, items_hash, read_items
@@ -90,13 +91,15 @@ def evaluate(
     ProbeError or UsageError, one line, before the model has run. Batches are planned from the items alone: a resumed
     evaluation gives the numbers of an uninterrupted one.
     """
+    from probes.recording.record import name_of
+
     decoding = Decoding(max_new_tokens, tuple(stop)).checked()
     for name, value, low in (("control-seeds", control_seeds, 0), ("batch-size", batch_size, 1), ("limit", limit, 1)):
         if value is not None and value < low:
             raise UsageError(f"--{name} must be at least {low}, got {value}")
     arms = arms_of(interventions, trace, run_id)
     prompts = read_items([tasks] if isinstance(tasks, (str, Path)) else tasks, limit)
-    source = str(model) if isinstance(model, (str, Path)) else getattr(model.config, "_name_or_path", "") or "in memory"
+    source = str(model) if isinstance(model, (str, Path)) else name_of(model)
     model, tokenizer = loaded(model, tokenizer, load or {})
     routers = check_arms(arms, model, tokenizer)
     compared = [Arm(BASELINE), *(one for arm in arms for one in (arm, *controls(arm, routers, control_seeds, seed)))]
@@ -154,7 +157,7 @@ def _batches(items: list[Item], scorer: Scorer) -> list[list[Item]]:
     for (_, kind), some in groups.items():
         new = scorer.decoding.max_new_tokens if kind == "answer" else 0
         lengths = [len(i.ids) + max(new, *(len(c) for c in i.continuations), 0) for i in some]
-        planned = plan_batches(lengths, scorer.batch_size, scorer.model.device.type)
+        planned = plan_batches(lengths, scorer.batch_size, device_of(scorer.model).type)
         batches += [[some[i] for i in indices] for indices in planned]
     return batches
 

@@ -12,6 +12,7 @@ import torch
 from probes.capture.inputs import Inputs
 from probes.errors import ProbeError
 from probes.interventions.spec import Scope, Spec
+from probes.scores import UNKNOWN
 
 
 class Pass:
@@ -113,7 +114,7 @@ class Site:
     """One intervention at one layer: what does not change between passes, and what the pass at hand has brought.
 
     named      ids of the experts the spec names for this layer
-    scoring    "softmax", "sigmoid" or "sqrtsoftplus": how the family turns logits into scores
+    scoring    "softmax", "sigmoid" or "sqrtsoftplus": how the family turns logits into scores; "unknown": nobody knows
     generator  random numbers of this intervention (on the host), seeded when steering begins
     logits     [T, E] as the router has them, after the edits before; None until the router ran
     hidden     [T, H] what the experts receive;  slot_rows  [n] which of its rows each expert output is of
@@ -180,6 +181,8 @@ class Site:
 
     def scores(self) -> Any:
         """p [T, E], float32, summing to 1: softmax of the logits, or the family's own scores over their sum."""
+        if self.scoring == UNKNOWN:
+            raise ProbeError(f"layer {self.layer}: how its router makes scores of its logits is not known")
         logits = self.logits.float()
         if self.scoring == "sigmoid":
             scores = logits.sigmoid()
