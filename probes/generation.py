@@ -146,7 +146,9 @@ def _forced(model: Any, tokenizer: Any, prompts: Sequence[Ids], continuations: S
     # No token ends the reading, also not an end token inside the text: this id does not exist.
     nothing = text_config(model).vocab_size
     config = _config(max_new_tokens=longest, pad_token_id=pad_id(tokenizer), do_sample=False, eos_token_id=nothing)
-    writer(model).generate(input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=force.processors())
+    writer(model).generate(
+        input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=force.processors()
+    )
     return [torch.stack(rows) if rows else force.empty() for rows in force.rows]
 
 

@@ -50,7 +50,7 @@ class Steering:
 
     def complain(self) -> None:
         """ProbeError where the model ran and none of the hooks saw it; a warning where it ran in another thread."""
-        engine, names = self.engine, ", ".join(str(spec) for spec in self.specs)
+        engine, names = self.engine, ", ".join(spec.name for spec in self.specs)
         if engine is None:
             return
         if engine.missed and not engine.passes:

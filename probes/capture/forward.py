@@ -93,7 +93,11 @@ def locate(batch: int, length: int, mask: Any, position_ids: Any, past: int) -> 
     A mask with padding decides, because position ids given by hand often count padding; without padding the
     position ids decide (packed sequences start again at 0); without either, positions go on from the cache.
     """
-    full = np.ones((batch, length), bool) if mask is None else np.broadcast_to(np.asarray(mask).astype(bool), (batch, mask.shape[1]))
+    full = (
+        np.ones((batch, length), bool)
+        if mask is None
+        else np.broadcast_to(np.asarray(mask).astype(bool), (batch, mask.shape[1]))
+    )
     past = max(past, full.shape[1] - length)
     real = full[:, full.shape[1] - length :]
     if position_ids is not None and full.all():

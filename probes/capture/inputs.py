@@ -141,9 +141,7 @@ def _same_text(given: dict[str, Any], tokens: Any) -> bool:
     return mine is None or (mine.shape[0] == tokens.shape[0] and mine.shape[1] <= tokens.shape[1])
 
 
-def _ids(
-    near: Sequence[Level], generating: Sequence[Level], batch: int, length: int, virtual: int, past: int
-) -> Any:
+def _ids(near: Sequence[Level], generating: Sequence[Level], batch: int, length: int, virtual: int, past: int) -> Any:
     """[B, S] as the nearest call was given them, or else `generate`; -1 at virtual tokens."""
     hidden = min(max(virtual - past, 0), length)
     for level in near:

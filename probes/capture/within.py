@@ -44,11 +44,17 @@ def module_of(model: Any) -> Any:
 def _held(thing: Any, depth: int, seen: set[int]) -> Iterator[Any]:
     import torch
 
-    values = thing.values() if isinstance(thing, dict) else thing if isinstance(thing, (list, tuple)) else _fields(thing)
+    values = (
+        thing.values() if isinstance(thing, dict) else thing if isinstance(thing, (list, tuple)) else _fields(thing)
+    )
     for value in values:
         if isinstance(value, torch.nn.Module):
             yield value
-        elif depth > 0 and id(value) not in seen and (hasattr(value, "__dict__") or isinstance(value, (dict, list, tuple))):
+        elif (
+            depth > 0
+            and id(value) not in seen
+            and (hasattr(value, "__dict__") or isinstance(value, (dict, list, tuple)))
+        ):
             seen.add(id(value))
             yield from _held(value, depth - 1, seen)
 
@@ -57,7 +63,9 @@ def _fields(thing: Any) -> list[Any]:
     slots = [name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ()) if isinstance(name, str)]
     if isinstance(thing, type) or inspect.ismodule(thing) or inspect.isroutine(thing):
         return []
-    return [*vars(thing).values(), *(getattr(thing, name, None) for name in slots)] if hasattr(thing, "__dict__") else []
+    return (
+        [*vars(thing).values(), *(getattr(thing, name, None) for name in slots)] if hasattr(thing, "__dict__") else []
+    )
 
 
 def _has_routers(module: Any) -> bool:
@@ -275,7 +283,9 @@ def roots(model: Any, layers: list[MoELayer]) -> list[tuple[Any, str, list[MoELa
     language = language_model(model)
     names = [_above(language, layer.module, takes_tokens) for layer in layers]
     tops = [name for name in dict.fromkeys(names) if not any(_inside(name, other) for other in names)]
-    groups = {top: [la for la, name in zip(layers, names, strict=True) if name == top or _inside(name, top)] for top in tops}
+    groups = {
+        top: [la for la, name in zip(layers, names, strict=True) if name == top or _inside(name, top)] for top in tops
+    }
     return [
         (language.get_submodule(top), "encoder" if {m.stream for m in found} == {"encoder"} else "mlp", found)
         for top, found in groups.items()

@@ -17,7 +17,7 @@ from probes.capture.within import device_of
 from probes.errors import UsageError
 from probes.evaluation.arms import BASELINE, Arm, arms_of, check_arms, controls, step_by_step
 from probes.evaluation.items import Item, encode_items, items_hash, read_items
-from probes.evaluation.results import Row, infinite, rows_of
+from probes.evaluation.results import Row, idle, infinite, rows_of
 from probes.evaluation.score import Record, Scorer
 from probes.evaluation.workfile import WorkFile
 from probes.generation import Decoding
@@ -116,7 +116,7 @@ def evaluate(
         _item_rows(items, compared, records),
         {arm.name: json.loads(arm.key) for arm in compared},
         {**settings, "control_seeds": control_seeds, "seed": seed},
-        [*infinite(records, compared), *_notes(scorer, rows)],
+        [*idle(rows), *infinite(records, compared), *_notes(scorer, rows)],
     )
 
 

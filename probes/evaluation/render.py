@@ -40,6 +40,8 @@ def _compared(row: Row) -> str:
         parts.append(
             f"beyond them {spread(row.beyond, row.beyond_low, row.beyond_high, '+')} {_sure(row.p_control_holm)}"
         )
+    if row.acted is False:
+        parts.append("; never acted")
     return "".join(parts)
 
 

@@ -30,6 +30,7 @@ class Row:
     n            items;  baseline: the value without intervention
     difference   value − baseline, paired over items;  p, p_holm: of no difference, alone and corrected
     control      mean of the random controls, which lie between control_min and control_max
+    acted        whether the interventions reached any token of the task; False: the numbers are the baseline's
     beyond       value − control, items and controls drawn anew;  p_control, p_control_holm: of no difference
     """
 
@@ -56,6 +57,7 @@ class Row:
     beyond_high: float | None = None
     p_control: float | None = None
     p_control_holm: float | None = None
+    acted: bool | None = None
 
 
 def rows_of(records: dict[str, list[Record]], arms: list[Arm], seed: int) -> list[Row]:
@@ -76,12 +78,30 @@ def _measured(
     for arm in arms:
         mine = sums[arm.name]
         if arm.control_of is None and _known(mine) and (measure.tested or arm.name != BASELINE):
-            row = _row(task, arm.name, measure, mine, weights)
+            row = replace(_row(task, arm.name, measure, mine, weights), acted=_acted(records[arm.name], task))
             if arm.name != BASELINE:
                 row = _compared(row, measure, mine, base, weights, seed)
                 around = [s for other in arms if other.control_of == arm.name and _known(s := sums[other.name])]
                 row = _controlled(row, measure, mine, around, weights, seed) if around else row
             yield row
+
+
+def _acted(records: list[Record], task: str) -> bool | None:
+    """None for what has nothing to act, and for records of an older work file."""
+    told = [record["acted"] for record in records if record["task"] == task and record.get("acted") is not None]
+    return any(told) if told else None
+
+
+def idle(rows: list[Row]) -> list[str]:
+    """Arms whose interventions reached no token, in words: what they show is no effect of theirs."""
+    where: dict[str, list[str]] = {}
+    for row in rows:
+        if row.acted is False and row.task not in where.setdefault(row.arm, []):
+            where[row.arm].append(row.task)
+    return [
+        f"{arm}: acted on no token of {', '.join(tasks)}; its numbers are the baseline's"
+        for arm, tasks in where.items()
+    ]
 
 
 def _known(sums: Sums | None) -> TypeGuard[Sums]:

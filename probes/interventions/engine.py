@@ -140,7 +140,9 @@ class LayerEdits:
         if self._has("outputs"):
             inside = has_inside(parts.experts)
             points.append(
-                Point(bare(parts.experts), "inside", self._inside) if inside else Point(parts.experts, "after", self._again)
+                Point(bare(parts.experts), "inside", self._inside)
+                if inside
+                else Point(parts.experts, "after", self._again)
             )
         return points
 

@@ -121,7 +121,9 @@ METRIC = Metric(
         Column("uncertain_share", "share", "tokens at or above the threshold", 0, 1),
         Column("n_tokens", "tokens", "tokens with scores", 0),
         Column("missing_share", "share", "positions without routing or scores", 0, 1),
-        Column("scores", "name", "what the entropy is of: softmax, scores that had to be divided by their sum, or none"),
+        Column(
+            "scores", "name", "what the entropy is of: softmax, scores that had to be divided by their sum, or none"
+        ),
     ),
     count=count,
     table=table,

@@ -85,7 +85,9 @@ class Feeder:
     def _read(self, group: Sequence[EncodedPrompt]) -> list[np.ndarray]:
         # Padding on the right: positions need no shift, and recurrent layers (Mamba, linear attention) see it last.
         ids, mask = pad([item.ids for item in group], self._pad_id, left=False, device=device_of(self.model))
-        self._call(reader(self.model), input_ids=ids, use_cache=False, **({} if mask is None else {"attention_mask": mask}))
+        self._call(
+            reader(self.model), input_ids=ids, use_cache=False, **({} if mask is None else {"attention_mask": mask})
+        )
         return [np.empty(0, np.int32)] * len(group)
 
     def _generate(self, group: Sequence[EncodedPrompt]) -> list[np.ndarray]:
@@ -105,7 +107,9 @@ class Feeder:
         # All positions' logits, not only the last one's, so that the prompt's tokens get their log-probability too.
         keep = {"logits_to_keep": 0} if supports_logits_to_keep(self.model) and self.predictions else {}
         keep |= {} if self.stepped is None else {"stopping_criteria": _every_step(self.stepped)}
-        output = self._call(writer(self.model).generate, input_ids=ids, attention_mask=mask, generation_config=config, **keep)
+        output = self._call(
+            writer(self.model).generate, input_ids=ids, attention_mask=mask, generation_config=config, **keep
+        )
         stops = {stop} if isinstance(stop, int) else set(stop or [])
         return [cut_after(row, stops) for row in output[:, ids.shape[1] :].cpu().numpy().astype(np.int32)]
 
@@ -119,8 +123,10 @@ class Feeder:
             if self.settings.scoring.get(report.layer, "") is None:
                 words.setdefault(NO_SCORES, []).append(report.layer)
         if self.predictions is not None and self.predictions.without_words:
-            return [f"{type(language_model(self.model)).__name__}'s head gives no next-token logits: no predictions",
-                    *self._said(words)]
+            return [
+                f"{type(language_model(self.model)).__name__}'s head gives no next-token logits: no predictions",
+                *self._said(words),
+            ]
         return self._said(words)
 
     def _said(self, words: dict[str, list[int]]) -> list[str]:
