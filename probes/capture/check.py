@@ -108,6 +108,8 @@ def _name(model: Any) -> str:
 def _refuse(model: Any) -> None:
     if model.training:
         raise ProbeError(f"{_name(model)} is in training mode, where routers add noise; call model.eval() first")
+    if any(isinstance(m, torch.nn.Dropout) and m.training and m.p > 0 for m in model.modules()):
+        raise ProbeError(f"{_name(model)} has dropout that is in training mode (an adapter's?); call model.eval() first")
     if any(m._compiled_call_impl is not None for m in model.modules()):
         raise ProbeError(f"{_name(model)} is compiled; compiled code ignores hooks: load it without torch.compile")
 

@@ -44,28 +44,24 @@ def module_of(model: Any) -> Any:
 def _held(thing: Any, depth: int, seen: set[int]) -> Iterator[Any]:
     import torch
 
-    values = (
-        thing.values() if isinstance(thing, dict) else thing if isinstance(thing, (list, tuple)) else _fields(thing)
-    )
-    for value in values:
+    for value in _fields(thing):
         if isinstance(value, torch.nn.Module):
             yield value
-        elif (
-            depth > 0
-            and id(value) not in seen
-            and (hasattr(value, "__dict__") or isinstance(value, (dict, list, tuple)))
-        ):
+        elif depth > 0 and id(value) not in seen:
             seen.add(id(value))
             yield from _held(value, depth - 1, seen)
 
 
 def _fields(thing: Any) -> list[Any]:
-    slots = [name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ()) if isinstance(name, str)]
+    """What an object of somebody's own, a dict or a list holds; nothing of classes, functions and plain values."""
+    if isinstance(thing, dict):
+        return list(thing.values())
+    if isinstance(thing, (list, tuple)):
+        return list(thing)
     if isinstance(thing, type) or inspect.ismodule(thing) or inspect.isroutine(thing):
         return []
-    return (
-        [*vars(thing).values(), *(getattr(thing, name, None) for name in slots)] if hasattr(thing, "__dict__") else []
-    )
+    slots = [name for kind in type(thing).__mro__ for name in getattr(kind, "__slots__", ()) if isinstance(name, str)]
+    return [*getattr(thing, "__dict__", {}).values(), *(getattr(thing, name, None) for name in slots)]
 
 
 def _has_routers(module: Any) -> bool:
@@ -224,7 +220,7 @@ def _device(module: Any) -> Any:
 
 
 def reader(model: Any) -> Any:
-    """What to call with `input_ids`, `attention_mask` and `use_cache`: the model as it was given, where it takes them.
+    """What to call with `input_ids`, `attention_mask` and `use_cache`: the outermost module, where it takes them.
 
     A classifier's head reads one position per text and asks for a padding token; its routing is that of the model
     without the head.
@@ -233,7 +229,8 @@ def reader(model: Any) -> Any:
     if not writes(model) and _headed(inner) and not any(hasattr(m, "peft_config") for m in chain(model)):
         core = core_of(model)
         return core if takes_tokens(core) else inner
-    return model if callable(model) and _takes(model, ("input_ids", "attention_mask", "use_cache")) else inner
+    outer = module_of(model)
+    return outer if _takes(type(outer).forward, outer, "input_ids", "attention_mask", "use_cache") else inner
 
 
 def _headed(model: Any) -> bool:
@@ -242,11 +239,14 @@ def _headed(model: Any) -> bool:
     return words is None and core_of(model) is not model
 
 
-def _takes(model: Any, names: tuple[str, ...]) -> bool:
-    kind = type(model)
-    call = kind.forward if hasattr(kind, "forward") else kind.__call__
-    found = inspect.signature(call).parameters
-    return all(name in found for name in names) or any(p.kind is p.VAR_KEYWORD for p in found.values())
+def _takes(function: Any, *given: Any) -> bool:
+    """Can it be called with these, the names by name?"""
+    names = [one for one in given if isinstance(one, str)]
+    try:
+        inspect.signature(function).bind(*given[: len(given) - len(names)], **dict.fromkeys(names))
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def writes(model: Any) -> bool:
@@ -255,11 +255,12 @@ def writes(model: Any) -> bool:
 
 
 def writer(model: Any) -> Any:
-    """What to call `generate` of: the model as it was given, where it has one. ProbeError where it writes no text."""
-    inner = language_model(model)
+    """What to call `generate` of: the outermost module, where it has one. ProbeError where the model writes no text."""
+    inner, outer = language_model(model), module_of(model)
     if not writes(model):
         raise ProbeError(f"{type(inner).__name__} does not write text; leave --max-new-tokens out")
-    return model if callable(getattr(model, "generate", None)) else inner
+    own = getattr(outer, "generate", None)
+    return outer if callable(own) and _takes(own, "input_ids", "attention_mask", "generation_config") else inner
 
 
 def generation_config(model: Any) -> Any:
