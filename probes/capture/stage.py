@@ -71,11 +71,12 @@ class Stage:
         self._levels: list[Level] = []
         self._open: dict[int, Inputs] = {}
         self._told: list[int] = []
+        self._waiting = 0  # how many sets of members stand aside
 
     @property
     def idle(self) -> bool:
         """Is nobody on it, and nothing told?"""
-        return not (self.members or self._told or self._levels)
+        return not (self.members or self._told or self._levels or self._waiting)
 
     @property
     def drops(self) -> frozenset[int]:
@@ -119,10 +120,12 @@ class Stage:
         members, levels, told = self.members, self._levels, self._told
         self._off()
         self.members, self._levels, self._told = [], [], []
+        self._waiting += 1
         try:
             yield
         finally:
             self._off()
+            self._waiting -= 1
             self.members, self._levels, self._told = members, levels, told
             self._on()
 
@@ -342,8 +345,12 @@ def drop_if_empty(model: Any) -> None:
 @contextmanager
 def aside(model: Any) -> Iterator[None]:
     """What runs meanwhile is ours: it is neither recorded nor steered."""
-    with lock_of(model), stage_of(model).aside():
-        yield
+    with lock_of(model):
+        try:
+            with stage_of(model).aside():
+                yield
+        finally:
+            drop_if_empty(model)
 
 
 @contextmanager
@@ -352,6 +359,9 @@ def prompt_of(model: Any, length: int) -> Iterator[None]:
 
     Their first `length` positions, padding included, were read (prefill); what follows was written (decode).
     """
-    with lock_of(model), stage_of(model).prompt(length):
-        yield
-    drop_if_empty(model)
+    with lock_of(model):
+        try:
+            with stage_of(model).prompt(length):
+                yield
+        finally:
+            drop_if_empty(model)
