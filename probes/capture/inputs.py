@@ -66,7 +66,7 @@ class Inputs:
         says how long the prompt was, one new position after cached ones counts as decoding.
         """
         if self.prompt is None:
-            return 0 if self.start > 0 and self.length == 1 else self.length
+            return 0 if self.start > self.virtual and self.length == 1 else self.length
         return min(max(self.prompt - self.start, 0), self.length)
 
     @property
