@@ -48,6 +48,11 @@ class Steering:
         """Was any token in the scope of an intervention; None where their options change nothing."""
         return None if self.engine is None else self.engine.acted or any(s.acted for s in self.wider)
 
+    def forget(self) -> None:
+        """What acted until now was a trial."""
+        if self.engine is not None:
+            self.engine.forget()
+
     def complain(self) -> None:
         """ProbeError where the model ran and none of the hooks saw it; a warning where it ran in another thread."""
         engine, names = self.engine, ", ".join(spec.name for spec in self.specs)

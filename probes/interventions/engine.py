@@ -89,6 +89,11 @@ class Engine(Member):
         """Was there a pass in which something was to be edited?"""
         return any(layer.due for layer in self._layers.values())
 
+    def forget(self) -> None:
+        """What acted until now was a trial."""
+        for layer in self._layers.values():
+            layer.acted = False
+
     @property
     def acted(self) -> bool:
         """Was any token in the scope of what it carries out?"""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from store.batch import LayerInfo, RunInfo
     from store.writer import TraceWriter
 
+NEVER_ACTED = "the interventions acted on no token: none was in their scope"
+
 # tqdm's own, but always tokens per second, also where one takes longer than that.
 PROGRESS = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
 
@@ -190,9 +192,11 @@ class _Run:
             with writer:
                 done = writer.batches_done
                 self._feed(feed, writer, done, progress)
-                writer.finish()
+                acted = feed.acted or (None if done else feed.acted)  # of the batches before an interruption nothing is known
+                writer.finish(facts=None if acted is None else {"acted": acted})
             again = [f"went on after {done} of {len(self.job.batches)} batches"] if done else []
-            return self._recorded(out, writer.run_id, started, [*feed.notes, *again])
+            idle = [NEVER_ACTED] if acted is False else []
+            return self._recorded(out, writer.run_id, started, [*feed.notes, *idle, *again])
 
     def _recorded(self, out: Path, run_id: int | None, started: float, notes: list[str]) -> Recorded:
         from store.trace import open_trace

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probes.capture.within import device_of, generation_config, language_model, reader, writer
+from probes.capture.within import device_of, generation_config, language_model, reader, wrappers, writer
 from probes.errors import ProbeError
+from probes.prompts import Prompt
 from probes.recording.encode import EncodedPrompt
 from probes.recording.options import RecordOptions
 from probes.recording.rows import RowSettings, batch_rows
@@ -59,6 +60,29 @@ class Feeder:
     max_new_tokens: int
     steering: Steering | None = None
     stepped: Callable[[int], Any] | None = None  # told the sequences of a batch each time they got another token
+
+    @property
+    def acted(self) -> bool | None:
+        """Did the interventions reach any token; None where there are none, or where their options change nothing."""
+        return None if self.steering is None else self.steering.acted
+
+    def try_out(self) -> None:
+        """ProbeError, before anything is written, where a wrapper around the model runs past the hooks.
+
+        Two tokens are fed as the prompts will be; nothing of them is kept.
+        """
+        from probes.capture.check import dummy_inputs
+
+        ids = dummy_inputs(self.model, tokens=2)["input_ids"][0].cpu().numpy()
+        two = [EncodedPrompt(0, Prompt(text="", prompt_id="", source=""), ids, "")]
+        one = replace(self, max_new_tokens=min(self.max_new_tokens, 1), stepped=None)
+        one._generate(two) if self.max_new_tokens else one._read(two)
+        self._check(two, self.recorder.take())
+        self.recorder.take_moments()
+        if self.predictions is not None:
+            self.predictions.take()
+        if self.steering is not None:
+            self.steering.forget()
 
     def batch(self, index: int, group: Sequence[EncodedPrompt]) -> Batch:
         """Rows of one batch: a single pass over the prompts, or generation after them."""
@@ -218,7 +242,10 @@ def feeder(
             seed=options.seed,
             token_texts=TokenTexts(tokenizer),
         )
-        yield Feeder(model, tokenizer, recorder, watching, settings, options.max_new_tokens, steering)
+        feed = Feeder(model, tokenizer, recorder, watching, settings, options.max_new_tokens, steering)
+        if wrappers(model):
+            feed.try_out()
+        yield feed
 
 
 def _as_steered(routers: Sequence[Router], steering: Any) -> tuple[Router, ...]:

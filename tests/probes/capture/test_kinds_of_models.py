@@ -321,8 +321,9 @@ def test_tokens_that_a_wrapper_puts_before_the_text_are_refused(prompts, tmp_pat
             embeds = model.model.embed_tokens(input_ids)
             return model(inputs_embeds=torch.cat([embeds[:, :1], embeds], 1))
 
-    with pytest.raises(ProbeError, match="Prefixed was given 6 tokens, and its routers saw 7"):
+    with pytest.raises(ProbeError, match="Prefixed was given 2 tokens, and its routers saw 3"):
         record(Prefixed(), prompts, tmp_path, tokenizer, batch_size=1, limit=1)
+    assert not (tmp_path / "t.duckdb").exists()
 
 
 def test_a_wrapper_that_runs_another_model_is_refused(prompts, tmp_path, tokenizer):
@@ -341,7 +342,40 @@ def test_a_wrapper_that_runs_another_model_is_refused(prompts, tmp_path, tokeniz
     Copying.other = build()
     with pytest.raises(ProbeError, match="ran none of its routers where they could be seen"):
         record(Copying(), prompts, tmp_path, tokenizer)
+    assert not (tmp_path / "t.duckdb").exists()
     tasks = tmp_path / "t.jsonl"
     tasks.write_text('{"text": "the quick brown fox"}\n')
     with pytest.raises(ProbeError, match=r"ban.*ran past its interventions.*nothing is reported"):
         probes.evaluate(Copying(), [tasks], ["ban:layer=1,expert=3"], tokenizer=tokenizer, control_seeds=0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "acted"),
+    [("ban:layer=1,expert=3", True), ("ban:layer=1,expert=3,phase=decode", False), ("temperature:tau=1", None),
+     ("ban:layer=1,expert=3,positions=1-1", True), ("ban:layer=1,expert=3,positions=90-99", False), (None, None)],
+)  # fmt: skip
+def test_a_recording_says_whether_its_interventions_acted(spec, acted, prompts, tmp_path, tokenizer):
+    """An intervention that met no token is not one without effect."""
+    specs = {} if spec is None else {"interventions": [spec]}
+    out, recorded = record(ValueHead(build()), prompts, tmp_path, tokenizer, **specs)
+    (stored,) = duckdb.connect(str(out), read_only=True).execute("SELECT provenance FROM runs").fetchone()
+    assert json.loads(stored).get("acted") is acted
+    said = "the interventions acted on no token: none was in their scope" in recorded.notes
+    assert said == (acted is False)
+
+
+def test_an_evaluation_says_which_arm_never_acted(tmp_path, tokenizer):
+    from probes.evaluation.render import render
+
+    tasks = tmp_path / "sums.jsonl"
+    tasks.write_text('{"text": "12+34=", "target": "46"}\n{"text": "1+3=", "target": "4"}\n')
+    arms = ["ban:layer=1,expert=3", "ban:layer=1,expert=3,positions=90-99", "temperature:tau=1"]
+    work = tmp_path / "work.jsonl"
+    for _ in range(2):  # anew, and from what the work file kept
+        found = probes.evaluate(build(), [tasks], arms, tokenizer=tokenizer, control_seeds=0, max_new_tokens=2, resume=work)
+        acted = [found.row("sums", arm, "exact_match").acted for arm in found.arms]
+        assert acted == [None, True, False, None]
+        note = f"{list(found.arms)[2]}: acted on no token of sums; its numbers are the baseline's"
+        assert note in found.notes
+        assert note in found.as_dict()["notes"]
+        assert sum(line.endswith("; never acted") for line in render(found).splitlines()) >= 2
