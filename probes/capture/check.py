@@ -42,7 +42,7 @@ _REPORTS: WeakKeyDictionary[Any, tuple[Any, Report]] = WeakKeyDictionary()
 def self_test(model: Any, *, again: bool = False) -> Report:
     """Run eight dummy tokens through `model` and report what can be recorded. Remembered per model.
 
-    Of a wrapper, the model inside is tested. ProbeError if the model has no routers, is in training mode, or is compiled.
+    Of a wrapper, the model inside is tested. ProbeError if it has no routers, is in training mode, or is compiled.
     """
     with lock_of(model):
         _refuse_compiled(model)
@@ -109,7 +109,7 @@ def _refuse(model: Any) -> None:
     if model.training:
         raise ProbeError(f"{_name(model)} is in training mode, where routers add noise; call model.eval() first")
     if any(isinstance(m, torch.nn.Dropout) and m.training and m.p > 0 for m in model.modules()):
-        raise ProbeError(f"{_name(model)} has dropout that is in training mode (an adapter's?); call model.eval() first")
+        raise ProbeError(f"{_name(model)} has dropout in training mode (an adapter's?); call model.eval() first")
     if any(m._compiled_call_impl is not None for m in model.modules()):
         raise ProbeError(f"{_name(model)} is compiled; compiled code ignores hooks: load it without torch.compile")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from probes.capture.masks import padding_mask, tensor_of
+from probes.capture.masks import padding_mask
 from probes.capture.within import TOKENS, named
 from probes.errors import ProbeError
 
@@ -146,7 +146,7 @@ def _ids(near: Sequence[Level], generating: Sequence[Level], batch: int, length:
     hidden = min(max(virtual - past, 0), length)
     for level in near:
         for name in ("input_ids", "decoder_input_ids"):
-            ids = level.given.get(name)
+            ids: Any = level.given.get(name)
             if getattr(ids, "ndim", 0) == 2 and tuple(ids.shape) == (batch, length):
                 return ids
             if hidden and getattr(ids, "ndim", 0) == 2 and tuple(ids.shape) == (batch, length - hidden):

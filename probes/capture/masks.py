@@ -1,7 +1,8 @@
 """Which positions are padding, from the masks a model may be given: [B, K], [B, 1, S, K], or one per kind of attention.
 
-Generation with a compilable cache (static, sliding) hands the model 4-D attention patterns, and some models hand their
-text part a pattern for each kind of attention. A token attends to itself, so a query whose own key is masked is padding.
+Generation with a compilable cache (static, sliding) hands the model 4-D attention patterns, and some models hand
+their text part a pattern for each kind of attention. A token attends to itself, so a query whose own key is masked is
+padding.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def _allowed(pattern: Any) -> Any:
 
 
 def _told(generating: Sequence[Level], batch: int, end: int, virtual: int) -> Any:
-    """[B, end] from the mask that `generate` was called with: virtual tokens before it and all that is written are 1."""
+    """[B, end] from the mask given to `generate`; virtual tokens before it and all that is written are 1."""
     import torch
 
     for level in generating:

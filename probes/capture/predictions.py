@@ -89,7 +89,7 @@ class Predictions(Member):
             self._pass = self._pending = None
 
     def returned(self, module: Any, output: Any) -> None:
-        logits = getattr(output, "logits", None)
+        logits: Any = getattr(output, "logits", None)
         if self._pass is None or getattr(logits, "ndim", 0) != 3 or logits.shape[-1] < self._vocabulary:
             return
         inputs, self._pass = self._pass, None

@@ -37,8 +37,8 @@ def capture(model: Any, want: Want | None = None, *, max_bytes: int = 1 << 30) -
     """Record what the routers and experts of `model` do while the block runs.
 
     Holds the model's lock: another thread that wants to capture or steer the same model waits. Records the passes of
-    the entering thread only; whichever wrapper around the model they were called through, and whatever steers the model,
-    entered before or after. `max_bytes` bounds the expanded input of one layer; longer passes are observed in pieces
+    the entering thread only, through whichever wrapper the model was called, and whatever steers it, entered before or
+    after. `max_bytes` bounds the expanded input of one layer; longer passes are observed in pieces
     (slower, same numbers). ProbeError if the model has no routers, is in training mode, is compiled, or cannot give
     what is wanted; on leaving, if its routers ran and no pass was seen to begin.
     """

@@ -1,8 +1,9 @@
 """Everything of ours that is on a model at the same time, hooked in one order however it was entered.
 
-Captures, interventions and predictions on the same model share one `Stage`. It marks where a pass begins and ends, reads
-what the pass was given, and keeps the hooks in order: edits first, then what looks at them. So a `capture` outside a
-`steer` sees the same routing as one inside. While something else is to be run (a self-test), all hooks step aside.
+Captures, interventions and predictions on the same model share one `Stage`. It marks where a pass begins and ends,
+reads what the pass was given, and keeps the hooks in order: edits first, then what looks at them. So a `capture`
+outside a `steer` sees the same routing as one inside. While something else is to be run (a self-test), all hooks step
+aside.
 """
 
 from __future__ import annotations
@@ -195,10 +196,10 @@ class Stage:
         if get_ident() != self._owner:
             return
         inputs = self._open.pop(id(root), None)
-        for member in self._of(root) if inputs is not None else []:
+        for member in self._of(root):
             if output is None:
                 member.failed(root)
-            else:
+            elif inputs is not None:
                 member.end(root, inputs)
         if output is not None:
             for member in self.members:
@@ -226,7 +227,7 @@ class Stage:
             return None if tokens is None else int(tokens.shape[1])
         if generation is None:
             return None
-        given = generation.given.get("decoder_input_ids")
+        given: Any = generation.given.get("decoder_input_ids")
         return 1 if given is None else int(given.shape[1]) + int(tokens.shape[1] == given.shape[1] + 1)
 
     # `generate`
@@ -269,7 +270,7 @@ def prompt_length(given: dict[str, Any]) -> int | None:
     if embeds is not None:
         return int(embeds.shape[1])
     for name in ("input_ids", "inputs"):
-        ids = given.get(name)
+        ids: Any = given.get(name)
         if getattr(ids, "ndim", 0) == 2:
             return int(ids.shape[1])
     return None

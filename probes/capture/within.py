@@ -1,8 +1,8 @@
 """What is inside the object that is given as a model: adapters, value heads and other wrappers around it.
 
-A wrapper may be called in many ways (`wrapper(...)`, `wrapper.generate(...)`, or the model inside it directly), and only
-some of them run its own `__call__`. So hooks that mark a pass go to the innermost module that takes tokens and holds
-all routers: every one of these calls runs it.
+A wrapper may be called in many ways (`wrapper(...)`, `wrapper.generate(...)`, or the model inside it directly), and
+only some of them run its own `__call__`. So hooks that mark a pass go to the innermost module that takes tokens and
+holds all routers: every one of these calls runs it.
 """
 
 from __future__ import annotations
@@ -71,26 +71,30 @@ def _has_routers(module: Any) -> bool:
 
 
 @cache
-def _parameters(kind: type) -> tuple[str, ...]:
+def _parameters(kind: Any) -> tuple[str, ...]:
     """Names of what the forward of a class of modules takes, in order."""
     try:
-        found = inspect.signature(kind.forward).parameters.values()  # type: ignore[attr-defined]
+        found = inspect.signature(kind.forward).parameters.values()
     except (TypeError, ValueError, AttributeError):
         return ()
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.KEYWORD_ONLY)
     return tuple(p.name for p in found if p.kind in kinds)[1:]
 
 
+def _kind(module: Any) -> Any:
+    return type(module)
+
+
 def named(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a call of `module` by name, however they were given."""
     if not args:
         return kwargs
-    return {**dict(zip(_parameters(type(module)), args, strict=False)), **kwargs}
+    return {**dict(zip(_parameters(_kind(module)), args, strict=False)), **kwargs}
 
 
 def takes_tokens(module: Any) -> bool:
     """Is a call of `module` a pass over tokens? Decoder layers may take token ids too, beside their hidden states."""
-    names = _parameters(type(module))
+    names = _parameters(_kind(module))
     return any(name in names for name in TOKENS) and "hidden_states" not in names
 
 

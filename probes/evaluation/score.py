@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probes.evaluation.arms import Arm, reseeded
 from probes.errors import ProbeError
+from probes.evaluation.arms import Arm, reseeded
 from probes.evaluation.items import Item, answer_of
 from probes.evaluation.strategies import read, write
 from probes.generation import Decoding, distributions, generate, kl

@@ -18,7 +18,9 @@ ROUTER_NAMES = ("gate", "router")
 
 
 class Point(NamedTuple):
-    """One hook: before, after (always: also a failed one), inside or around a run of `module`. What the callback returns replaces what it got.
+    """One hook: before, after (always: also a failed one), inside or around a run of `module`.
+
+    What the callback returns replaces what it got.
 
     before  callback(module, args, kwargs) -> None or (args, kwargs)
     after   callback(module, args, kwargs, output) -> None or output

@@ -7,7 +7,7 @@ where there is no such place. Only the layers a spec names are hooked, and nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import get_ident
 from typing import Any

@@ -11,7 +11,7 @@ from probes.scores import UNKNOWN, probabilities
 def layer_probabilities(chunk: Chunk, i: int) -> tuple[np.ndarray, np.ndarray]:
     """Which tokens [n] have routing and logits in the i-th layer, and their scores [n, E], which sum to 1.
 
-    None of them where it is not known how the layer makes scores of its logits: softmax would be another rule's numbers.
+    None of them where it is not known how the layer makes scores of its logits: softmax might be another rule.
     """
     logits = chunk.arrays.logits
     assert logits is not None

@@ -192,7 +192,8 @@ class _Run:
             with writer:
                 done = writer.batches_done
                 self._feed(feed, writer, done, progress)
-                acted = feed.acted or (None if done else feed.acted)  # of the batches before an interruption nothing is known
+                # Of the batches before an interruption it is not known.
+                acted = feed.acted or (None if done else feed.acted)
                 writer.finish(facts=None if acted is None else {"acted": acted})
             again = [f"went on after {done} of {len(self.job.batches)} batches"] if done else []
             idle = [NEVER_ACTED] if acted is False else []

@@ -1,7 +1,7 @@
 """What people really have: quantised, offloaded, adapted, with another head. Recorded rightly, or refused in one line.
 
-Each recorded choice is compared with what the experts received, seen by plain hooks of torch, when the same text was fed
-alone.
+Each recorded choice is compared with what the experts received, seen by plain hooks of torch, when the same text was
+fed alone.
 """
 
 import json
@@ -45,7 +45,9 @@ def alone(model, call, tokenizer, text, new):
     """(layer -> ids [T, k], token ids) of one text, in the order of its tokens: what its experts received."""
     ids = torch.tensor([tokenizer(text)["input_ids"]])
     if new:
-        ids = model.generate(input_ids=ids, max_new_tokens=new, do_sample=False, eos_token_id=399, pad_token_id=0)[:, :-1]
+        ids = model.generate(input_ids=ids, max_new_tokens=new, do_sample=False, eos_token_id=399, pad_token_id=0)[
+            :, :-1
+        ]
     with received(model) as calls:
         call(ids)
     return {layer: some[-1][0][-ids.shape[1] :] for layer, some in calls.items()}, ids[0]
@@ -82,7 +84,7 @@ class TestTorchao:
         model = build()
         plain = weights_fingerprint(model)
         quantization.quantize_(model, getattr(quantization, config)())
-        out, recorded = record(model, prompts, tmp_path, tokenizer, max_new_tokens=new, batch_size=1)
+        out, _recorded = record(model, prompts, tmp_path, tokenizer, max_new_tokens=new, batch_size=1)
         check(out, model, tokenizer, new=new)
         (stored,) = duckdb.connect(str(out), read_only=True).execute("SELECT provenance FROM runs").fetchone()
         fingerprint = json.loads(stored)["weights_fingerprint"]
@@ -138,7 +140,9 @@ class TestOtherHeads:
 
         torch.manual_seed(0)
         model = getattr(transformers, f"AutoModelFor{head}").from_config(build().config).eval()
-        out, recorded = record(model, prompts, tmp_path, tokenizer)  # a padded batch, and no padding token in its config
+        out, recorded = record(
+            model, prompts, tmp_path, tokenizer
+        )  # a padded batch, and no padding token in its config
         con = check(out, model, tokenizer)
         assert con.execute("SELECT count(*), count(logprob), count(predicted_id) FROM tokens").fetchone()[1] == 0
         assert recorded.notes == [f"{type(model).__name__}'s head gives no next-token logits: no predictions"]
@@ -178,7 +182,9 @@ class TestOtherHeads:
             ids = torch.tensor([tokenizer(text)["input_ids"]])
             with torch.no_grad():
                 log_p = model(ids).logits.log_softmax(-1)[0, :-1].gather(-1, ids[0, 1:, None])[:, 0]
-            stored = con.execute("SELECT logprob FROM tokens WHERE sequence_id = ? ORDER BY position", [sequence]).fetchall()
+            stored = con.execute(
+                "SELECT logprob FROM tokens WHERE sequence_id = ? ORDER BY position", [sequence]
+            ).fetchall()
             np.testing.assert_allclose([p for (p,) in stored][1:], log_p.numpy(), rtol=1e-4)
 
 
@@ -252,7 +258,7 @@ class TestPromptLearning:
     @pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig"])
     @torch.no_grad()
     def test_passes(self, kind):
-        wrapped, model = self.adapted(kind)
+        wrapped, _model = self.adapted(kind)
         inside = self.VIRTUAL if kind == "PromptTuningConfig" else 0
         ids, mask = torch.tensor([[0, 0, 5], [6, 7, 8]]), torch.tensor([[0, 0, 1], [1, 1, 1]])
         with received(wrapped) as calls, capture(wrapped, Want(norms=False, moments=True)) as recorder:
@@ -372,7 +378,9 @@ def test_an_evaluation_says_which_arm_never_acted(tmp_path, tokenizer):
     arms = ["ban:layer=1,expert=3", "ban:layer=1,expert=3,positions=90-99", "temperature:tau=1"]
     work = tmp_path / "work.jsonl"
     for _ in range(2):  # anew, and from what the work file kept
-        found = probes.evaluate(build(), [tasks], arms, tokenizer=tokenizer, control_seeds=0, max_new_tokens=2, resume=work)
+        found = probes.evaluate(
+            build(), [tasks], arms, tokenizer=tokenizer, control_seeds=0, max_new_tokens=2, resume=work
+        )
         acted = [found.row("sums", arm, "exact_match").acted for arm in found.arms]
         assert acted == [None, True, False, None]
         note = f"{list(found.arms)[2]}: acted on no token of sums; its numbers are the baseline's"

@@ -96,7 +96,10 @@ def test_generation_with_every_cache_and_attention(name, cache, attention):
     assert [f.position[:, 0].tolist() for f in later] == [[n + step for n in LENGTHS] for step in (0, 1)]
     assert all(f.mask.all() for f in later)
     layer = min(recorder.moments)
-    assert int(recorder.moments[layer][0].sum()) == (sum(LENGTHS) + 2 * len(LENGTHS)) * first.routing[layer].experts.shape[1]
+    assert (
+        int(recorder.moments[layer][0].sum())
+        == (sum(LENGTHS) + 2 * len(LENGTHS)) * first.routing[layer].experts.shape[1]
+    )
 
 
 @torch.no_grad()
@@ -162,7 +165,9 @@ class TestByHand:
 
     def test_penalties_for_distance_are_not_masks(self):
         low = torch.finfo(torch.float32).min
-        assert self.read(torch.tensor([[[[0.0, low, low], [-3.0, 0.0, low], [-6.0, -3.0, 0.0]]]]), length=3) == [[1, 1, 1]]
+        assert self.read(torch.tensor([[[[0.0, low, low], [-3.0, 0.0, low], [-6.0, -3.0, 0.0]]]]), length=3) == [
+            [1, 1, 1]
+        ]
 
     def test_a_sliding_window_knows_its_last_keys(self):
         seen = torch.tensor([[[[0, 1, 1]]]], dtype=torch.bool)

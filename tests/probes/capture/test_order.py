@@ -26,7 +26,7 @@ def model():
 
 @torch.no_grad()
 def recorded(model, order, leaving=None):
-    """(each recorder's passes and moments, each Predictions', calls, logits) of one pass after entering in this order."""
+    """(each recorder's passes and moments, each Predictions', calls, logits) of one pass, entered in this order."""
     with ExitStack() as stack:
         entered = []
         for what in order:
@@ -181,7 +181,9 @@ def test_helpers_inside_of_a_capture(model, tokenizer, olmoe, tmp_path):
     prompts = tmp_path / "p.txt"
     prompts.write_text("the quick brown fox")
     with capture(olmoe, Want(norms=False)) as recorder, received(olmoe) as calls:
-        probes.evaluate(olmoe, [tasks], ["ban:layer=1,expert=3"], tokenizer=tokenizer, control_seeds=1, max_new_tokens=2)
+        probes.evaluate(
+            olmoe, [tasks], ["ban:layer=1,expert=3"], tokenizer=tokenizer, control_seeds=1, max_new_tokens=2
+        )
         probes.record(olmoe, prompts, tmp_path / "t.duckdb", tokenizer=tokenizer, progress=False)
         with probes.steer(olmoe, ["top_p:p=0.4"]):
             generate(olmoe, tokenizer, [[5, 6, 7]], Decoding(2))

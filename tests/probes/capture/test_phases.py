@@ -45,14 +45,16 @@ def generate(model, mode, **settings):
     """(passes, what the experts received, what was written)."""
     with received(model) as calls, capture(model, WANT) as recorder:
         torch.manual_seed(0)
-        made = model.generate(PROMPT, attention_mask=torch.ones_like(PROMPT), **{**NEW, **MODES[mode](model), **settings})
+        made = model.generate(
+            PROMPT, attention_mask=torch.ones_like(PROMPT), **{**NEW, **MODES[mode](model), **settings}
+        )
         return recorder.take(), calls, made
 
 
 @pytest.mark.parametrize("mode", MODES)
 @torch.no_grad()
 def test_a_token_is_decoded_if_the_model_wrote_it(model, mode):
-    forwards, calls, made = generate(model, mode)
+    forwards, calls, _made = generate(model, mode)
     same(forwards, calls)
     for forward in forwards:
         assert (forward.decoded == (forward.position >= S)).all()
@@ -84,7 +86,9 @@ def test_each_position_is_routed_as_in_one_pass_over_all(model, mode):
     last = {}
     for forward in forwards:
         for layer, routing in forward.routing.items():
-            last |= {(layer, p): frozenset(e) for p, e in zip(forward.position[0], routing.experts.tolist(), strict=True)}
+            last |= {
+                (layer, p): frozenset(e) for p, e in zip(forward.position[0], routing.experts.tolist(), strict=True)
+            }
     with capture(model, WANT) as recorder:
         model(made)
         (whole,) = recorder.take()
@@ -103,7 +107,9 @@ def test_a_ban_in_one_phase_acts_on_its_tokens_alone(model, mode, phase):
     for forward, (ids, _) in zip(forwards, calls[1], strict=True):
         inside = forward.decoded.ravel() if phase == "decode" else ~forward.decoded.ravel()
         assert (ids == 5).any(1)[inside].all()
-    free = [sets for f, (ids, _) in zip(forwards, calls[1], strict=True) for sets in (ids == 5).any(1)[~_inside(f, phase)]]
+    free = [
+        sets for f, (ids, _) in zip(forwards, calls[1], strict=True) for sets in (ids == 5).any(1)[~_inside(f, phase)]
+    ]
     assert not all(free)
 
 
@@ -118,7 +124,9 @@ def test_a_banned_expert_is_never_written_with(model):
         forwards, calls, made = generate(model, "prompt lookup")
         plain = model.generate(PROMPT, attention_mask=torch.ones_like(PROMPT), **NEW)
     assert torch.equal(made, plain)
-    used = [(ids == 3).any(1)[f.decoded.ravel()] for la in (0, 1) for f, (ids, _) in zip(forwards, calls[la], strict=True)]
+    used = [
+        (ids == 3).any(1)[f.decoded.ravel()] for la in (0, 1) for f, (ids, _) in zip(forwards, calls[la], strict=True)
+    ]
     assert not np.concatenate(used).any()
 
 
@@ -185,7 +193,9 @@ def test_an_encoder_decoder_model(model):
     with capture(model, WANT) as recorder:
         model.generate(PROMPT, **NEW)
         forwards = recorder.take()
-    assert [(f.stream, f.phase) for f in forwards] == [("encoder", "prefill"), ("mlp", "prefill")] + [("mlp", "decode")] * 7
+    assert [(f.stream, f.phase) for f in forwards] == [("encoder", "prefill"), ("mlp", "prefill")] + [
+        ("mlp", "decode")
+    ] * 7
     assert [f.position[0].tolist() for f in forwards[1:]] == [[n] for n in range(8)]
 
 
