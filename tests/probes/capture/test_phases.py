@@ -132,9 +132,9 @@ def test_a_banned_expert_is_never_written_with(model):
 
 @torch.no_grad()
 def test_what_acts_on_whole_passes_is_refused_in_a_mixed_one(model):
-    with pytest.raises(ProbeError, match="top_k acts on whole passes, and this one holds tokens that were read"):
-        with probes.steer(model, ["top_k:k=1,phase=decode"]):
-            generate(model, "prompt lookup")
+    words = "top_k acts on whole passes, and this one holds tokens that were read"
+    with pytest.raises(ProbeError, match=words), probes.steer(model, ["top_k:k=1,phase=decode"]):
+        generate(model, "prompt lookup")
     with probes.steer(model, ["top_k:k=1"]):
         forwards, _, _ = generate(model, "prompt lookup")
     assert {f.routing[1].experts.shape[1] for f in forwards} == {1}
