@@ -186,5 +186,5 @@ def test_weights_of_an_adapted_router_are_not_compared_without_the_adapter():
 
 def test_dropout_of_an_adapter_in_training_mode_is_refused():
     wrapped = peft.get_peft_model(build("qwen3_moe"), peft.LoraConfig(r=4, target_modules=["o_proj"], lora_dropout=0.1))
-    with pytest.raises(ProbeError, match=r"dropout .* in training mode .* call model\.eval\(\)"), capture(wrapped):
+    with pytest.raises(ProbeError, match=r"dropout in training mode .* call model\.eval\(\)"), capture(wrapped):
         pass
