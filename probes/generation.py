@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probes.capture.head import LARGE, headless, takes_logits_to_keep
+from probes.capture.within import config_of, device_of, dtype_of, reader, text_config
 from probes.errors import ProbeError
 from probes.generation_config import end_token_ids, generation_config, parse_options, require_decoder, write
 from probes.parsing import number, whole
@@ -108,7 +109,7 @@ def distributions(
 
     stepwise: the continuation is fed token by token after its prompt (decoding), not in one pass with it (prefill).
     """
-    if getattr(model.config, "is_encoder_decoder", False):
+    if getattr(config_of(model), "is_encoder_decoder", False):
         require_decoder(model)
     if why := headless(model):
         raise ProbeError(f"{why}: it gives no token a probability")
@@ -123,12 +124,13 @@ def _read(model: Any, tokenizer: Any, prompts: Sequence[Ids], continuations: Seq
 
     whole = [np.concatenate([p, c]) for p, c in zip(prompts, continuations, strict=True)]
     # Padding on the right: positions need no shift, and recurrent layers see it last.
-    ids, mask = pad(whole, pad_id(tokenizer), left=False, device=model.device)
+    ids, mask = pad(whole, pad_id(tokenizer), left=False, device=device_of(model))
     first = min(map(len, prompts)) - 1  # before it, no position's logits are needed
     keep = {"logits_to_keep": ids.shape[1] - first} if first and _large(model, ids) else {}
     masked = {} if mask is None else {"attention_mask": mask}
     with torch.no_grad():
-        logits = model(input_ids=ids, use_cache=False, **masked, **keep).logits
+        output = reader(model)(input_ids=ids, use_cache=False, **masked, **keep)
+    logits = _word_logits(model, output, ids.shape[1])
     left = ids.shape[1] - logits.shape[1]
     spans = [slice(len(p) - 1 - left, len(p) - 1 - left + len(c)) for p, c in zip(prompts, continuations, strict=True)]
     return [logits[row, span].float().log_softmax(-1) for row, span in enumerate(spans)]
@@ -136,8 +138,19 @@ def _read(model: Any, tokenizer: Any, prompts: Sequence[Ids], continuations: Seq
 
 def _large(model: Any, ids: Any) -> bool:
     """Would all logits of ids [B, S] take so much memory that only those needed are worth another rounding?"""
-    size = ids.numel() * model.config.get_text_config().vocab_size * model.dtype.itemsize
+    size = ids.numel() * text_config(model).vocab_size * dtype_of(model).itemsize
     return size >= LARGE and takes_logits_to_keep(model)
+
+
+def _word_logits(model: Any, output: Any, length: int) -> Any:
+    """Logits [B, S, V] of the tokens of the text: some wrappers return tuples, some put tokens of theirs before it."""
+    logits = getattr(output, "logits", None)
+    if logits is None:
+        found = output if isinstance(output, tuple) else ()
+        logits = next((one for one in found if getattr(one, "ndim", 0) == 3), None)
+    if logits is None:
+        raise ProbeError(f"{type(model).__name__} returns no logits of words, so no text can be scored with it")
+    return logits[:, max(0, logits.shape[1] - length) :]
 
 
 def _forced(model: Any, tokenizer: Any, prompts: Sequence[Ids], continuations: Sequence[Ids]) -> list[torch.Tensor]:
@@ -146,11 +159,11 @@ def _forced(model: Any, tokenizer: Any, prompts: Sequence[Ids], continuations: S
 
     longest = max(len(c) for c in continuations)
     if longest == 0:
-        return [torch.zeros(0, model.config.get_text_config().vocab_size, device=model.device) for _ in prompts]
+        return [torch.zeros(0, text_config(model).vocab_size, device=device_of(model)) for _ in prompts]
     ids, mask = padded(model, tokenizer, prompts)
     force = _Force(continuations, pad_id(tokenizer))
     # No token ends the reading, also not an end token inside the text: this id does not exist.
-    nothing = model.config.get_text_config().vocab_size
+    nothing = text_config(model).vocab_size
     config = generation_config(model, max_new_tokens=longest, pad_token_id=pad_id(tokenizer), eos_token_id=[nothing])
     write(model, ids, mask, config, logits_processor=force.processors())
     return [torch.stack(rows) if rows else force.empty() for rows in force.rows]
@@ -178,7 +191,7 @@ def end_ids(model: Any, tokenizer: Any) -> set[int]:
 def padded(model: Any, tokenizer: Any, prompts: Sequence[Ids]) -> tuple[Any, Any]:
     """Ids and mask [B, S] of a batch, padded on the left, on the model's device."""
     given = [np.asarray(prompt) for prompt in prompts]
-    ids, mask = pad(given, pad_id(tokenizer), left=True, device=model.device)
+    ids, mask = pad(given, pad_id(tokenizer), left=True, device=device_of(model))
     return ids, ids.new_ones(ids.shape) if mask is None else mask
 
 

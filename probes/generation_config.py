@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from probes.capture import within
+from probes.capture.within import config_of, text_config, writer
 from probes.errors import ProbeError, UsageError, unknown
 
 # What transformers' own defaults are for a field that is open; those of sampling stand for "no cut".
@@ -100,8 +102,9 @@ def generation_config(
 
 def write(model: Any, ids: Any, mask: Any, config: Any, **more: Any) -> Any:
     """Ids [B, S + N] from `model.generate`. UsageError where an option that was asked for does not fit this model."""
+    generate = writer(model).generate
     try:
-        return model.generate(inputs=ids, attention_mask=mask, generation_config=config, **more)
+        return generate(input_ids=ids, attention_mask=mask, generation_config=config, **more)
     except (TypeError, ValueError) as error:
         asked = set(non_neutral(config)) & set(OPTIONS + SAMPLING_OPTIONS)
         if not asked:
@@ -171,13 +174,13 @@ def non_neutral(config: Any) -> dict[str, Any]:
 def end_token_ids(model: Any) -> list[int]:
     """The ids that end a text by the checkpoint's own account, in its order."""
     own = _ids(getattr(_own(model), "eos_token_id", None))
-    return own or _ids(getattr(model.config.get_text_config(), "eos_token_id", None))
+    return own or _ids(getattr(text_config(model), "eos_token_id", None))
 
 
 def decoder_start_id(model: Any) -> int:
     """What the decoder of an encoder-decoder model reads first; ProbeError where the checkpoint does not say."""
     for name in ("decoder_start_token_id", "bos_token_id"):
-        for config in (_own(model), model.config):
+        for config in (_own(model), config_of(model)):
             if isinstance(found := getattr(config, name, None), int):
                 return found
     raise ProbeError(f"{type(model).__name__}: the checkpoint names no decoder_start_token_id to begin with")
@@ -185,7 +188,7 @@ def decoder_start_id(model: Any) -> int:
 
 def require_decoder(model: Any) -> None:
     """ProbeError for a model that does not go on with the text it reads."""
-    if getattr(model.config, "is_encoder_decoder", False):
+    if getattr(config_of(model), "is_encoder_decoder", False):
         raise ProbeError(
             f"{type(model).__name__} has an encoder and a decoder; this needs a model that goes on with its prompt. "
             "probe record records both"
@@ -195,12 +198,11 @@ def require_decoder(model: Any) -> None:
 
 def require_generation(model: Any) -> None:
     """ProbeError for a model that writes no text."""
-    if not callable(getattr(model, "generate", None)) or not getattr(model, "can_generate", lambda: True)():
-        raise ProbeError(f"{type(model).__name__} does not generate text; record it without --max-new-tokens")
+    writer(model)
 
 
 def _own(model: Any) -> Any:
-    return getattr(model, "generation_config", None)
+    return within.generation_config(model)
 
 
 def _ids(given: Any) -> list[int]:

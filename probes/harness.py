@@ -21,6 +21,7 @@ import numpy as np
 
 from probes.errors import ProbeError
 from probes.evaluation.arms import Arm, arm_of, check_arms, reseeded, step_by_step
+from probes.evaluation.score import acted_in
 from probes.evaluation.strategies import read, write
 from probes.generation import Decoding, distributions, generate
 from probes.generation_config import SAMPLING_OPTIONS, is_neutral, option_texts
@@ -177,8 +178,10 @@ class Requests:
         for number, start in enumerate(range(0, len(order), self._batch_size)):
             some = order[start : start + self._batch_size]
             specs = reseeded(self._arm.specs, number)
-            with steer(self._model, specs, tokenizer=self.tokenizer) if specs else nullcontext():
+            with steer(self._model, specs, tokenizer=self.tokenizer) if specs else nullcontext() as steering:
                 answers = answer([given[i] for i in some])
+            if steering is not None:
+                acted_in(steering, self._arm.name)
             for i, one in zip(some, answers, strict=True):
                 found[i] = one
         return found

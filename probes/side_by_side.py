@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from probes.errors import ProbeError, UsageError
+from probes.evaluation.score import acted_in
 from probes.generation import Decoding, Generated, distributions, generate, kl
 from probes.generation_config import left_aside, require_decoder, used, words_of
 from probes.interventions import Spec, parse_all
@@ -199,11 +200,16 @@ def side_by_side(
         with manner():
             sides.append(generate(model, tokenizer, [ids], decoding, told)[0])
     written = sides[0].ids.astype(np.int64)
+    acted = None
     for manner in (nullcontext, steered):
-        with manner():
+        with manner() as steering:
             readings.append(_read(model, tokenizer, ids, written))
+        acted = acted_in(steering, "the prompt") if steering is not None else None
     runs = _recorded(model, tokenizer, asked, specs, sides, trace, decoding.options) if trace else {}
-    return _compared(tokenizer, text, specs, ids, sides, readings, {**runs, **_writing(model, tokenizer, decoding)})
+    facts = {**runs, **_writing(model, tokenizer, decoding)}
+    if acted is False:
+        facts["notes"].append("the interventions acted on no token: nothing here is in their scope")
+    return _compared(tokenizer, text, specs, ids, sides, readings, facts)
 
 
 def _writing(model: Any, tokenizer: Any, decoding: Decoding) -> dict[str, Any]:

@@ -12,7 +12,7 @@ MOST = 5
 def render(found: SideBySide) -> str:
     """Both texts, where they part, what happened to probabilities, and which experts changed."""
     lines = [*_side("baseline", found.baseline), *_side("steered", found.steered), "", *_texts(found), ""]
-    lines += [*_tokens(found), "", *_routing(found)]
+    lines += [*_tokens(found), "", *_routing(found), *found.notes]
     if found.trace:
         lines += [
             "",

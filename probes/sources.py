@@ -16,6 +16,7 @@ from probes.metrics.chunk import MOMENTS, WEIGHTS, About, PairedArrays
 from probes.metrics.function import PER_EXPERT, PER_TOKEN_LAYER, SCORES
 from probes.metrics.registry import LEVELS, Metric
 from probes.routing import PER_SLOT, RoutingArrays, packed
+from probes.scores import UNKNOWN
 from probes.void import cleared, cleared_choice
 
 CHUNK_BYTES = 96 * 2**20
@@ -380,7 +381,9 @@ def _about(rows: Any, run_row: Mapping[str, Any]) -> About:
 
 
 def _score_rule(gating: str) -> str:
-    stated = gating.partition(":")[0].strip()
+    stated, colon, rule = (part.strip() for part in gating.partition(":"))
+    if colon and not rule:  # recorded without knowing the rule, by whatever name
+        return UNKNOWN
     if stated in SCORES:
         return stated
     return next((rule for rule in ("sqrtsoftplus", "sigmoid") if rule in gating), "softmax")

@@ -163,9 +163,13 @@ class TraceWriter:
         self._queue.put(batch)
         self._next += 1
 
-    def finish(self, status: str = "complete") -> None:
-        """Write what is left and mark the run; raises what went wrong in the thread."""
+    def finish(self, status: str = "complete", facts: dict[str, Any] | None = None) -> None:
+        """Write what is left and mark the run; raises what went wrong in the thread.
+
+        facts: what is known of the run only now, added to its provenance.
+        """
         self._stop()
+        self._recording.facts = facts or {}
         try:
             if self._queue.failure:
                 raise self._queue.failure

@@ -8,9 +8,10 @@ round differently in the last bit.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from typing import Any
+
+from probes.capture.within import accepts, language_model, reader, writes
 
 LARGE = 256 << 20  # bytes of logits from which on the head runs in pieces
 PIECE = 64 << 20  # bytes of logits of one piece
@@ -22,21 +23,25 @@ def last_only(model: Any) -> dict[str, Any]:
 
 
 def takes_logits_to_keep(model: Any) -> bool:
-    """Does this model, or the one that it wraps, know `logits_to_keep`?"""
-    asks = getattr(model, "_supports_logits_to_keep", None)
-    return bool(asks()) if asks is not None else "logits_to_keep" in inspect.signature(model.forward).parameters
+    """Does the model inside know `logits_to_keep`, and do the wrappers around it hand it on?"""
+    inner, called = language_model(model), reader(model)
+    asks = getattr(inner, "_supports_logits_to_keep", None)
+    known = bool(asks()) if asks is not None else accepts(inner, "logits_to_keep")
+    return known and (called is inner or accepts(called, "input_ids", "logits_to_keep"))
 
 
 def head_of(model: Any) -> Any:
     """The module that makes logits of hidden states; None for a model without one (a backbone, a classifier)."""
-    find = getattr(model, "get_output_embeddings", None)
+    find = getattr(language_model(model), "get_output_embeddings", None)
     return find() if callable(find) else None
 
 
 def headless(model: Any) -> str:
     """Why this model predicts no next token (a backbone, a classifier), in words; empty where it does."""
-    asks = getattr(model, "get_output_embeddings", None)
-    return f"{type(model).__name__} has no language model's head" if callable(asks) and asks() is None else ""
+    inner = language_model(model)
+    asks = getattr(inner, "get_output_embeddings", None)
+    none = callable(asks) and asks() is None and not writes(model)
+    return f"{type(inner).__name__} has no language model's head" if none else ""
 
 
 class SplitHead:
@@ -44,7 +49,7 @@ class SplitHead:
 
     A context manager over hooks on the head alone. `plain`: nothing happens between the head and the model's logits
     (no soft cap, no scale); where something does, the head is left alone. Making one runs a pass of two tokens to find
-    that out: make it before anything records the model.
+    that out, which nothing else that watches the model sees.
     """
 
     def __init__(self, model: Any) -> None:
@@ -96,12 +101,14 @@ class SplitHead:
         import torch
 
         from probes.capture.check import dummy_inputs
+        from probes.capture.stage import aside
 
         seen: list[Any] = []
         handle = self._head.register_forward_hook(lambda _module, _args, output: seen.append(output))
         try:
-            with torch.no_grad():
-                logits = getattr(self._model(**dummy_inputs(self._model, tokens=2)), "logits", None)
+            with aside(self._model), torch.no_grad():
+                inputs = dummy_inputs(self._model, tokens=2)
+                logits = getattr(reader(self._model)(**inputs), "logits", None)
         finally:
             handle.remove()
         return len(seen) == 1 and logits is not None and torch.equal(logits, seen[0].to(logits))

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from probes.capture.within import core_of
 from probes.families.layout import Point
 
 _LOCKS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
@@ -26,9 +27,10 @@ _LOCKS_GUARD = threading.Lock()
 
 
 def lock_of(model: Any) -> Any:
-    """The one re-entrant lock of `model`."""
+    """The one re-entrant lock of `model`, the same for every wrapper around it."""
+    core = core_of(model)
     with _LOCKS_GUARD:
-        return _LOCKS.setdefault(model, threading.RLock())
+        return _LOCKS.setdefault(core, threading.RLock())
 
 
 class Hooks:
@@ -62,6 +64,10 @@ def _register(point: Point) -> Any:
         return point.module.register_forward_pre_hook(point.callback, prepend=point.first, with_kwargs=True)
     if point.when == "after":
         return point.module.register_forward_hook(point.callback, prepend=point.first, with_kwargs=True)
+    if point.when == "always":
+        return point.module.register_forward_hook(
+            point.callback, prepend=point.first, with_kwargs=True, always_call=True
+        )
     if point.when == "inside":
         return _Inside(point.module, point.callback)
     if point.when == "around":

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probes import parsing
+from probes.capture.within import device_of
 from probes.errors import UsageError, unknown
 from probes.evaluation.arms import BASELINE, Arm, arms_of, check_arms, step_by_step
 from probes.evaluation.controlled import Ask, Matched, controls_of
 from probes.evaluation.drawing import TOLERANCE
 from probes.evaluation.items import JOINS, Item, encode_items, items_hash, read_items
 from probes.evaluation.loads import Loads, Text, Where, count, key_of, where_of
-from probes.evaluation.results import Row, infinite, rows_of
+from probes.evaluation.results import Row, idle, infinite, rows_of
 from probes.evaluation.score import Record, Scorer
 from probes.evaluation.workfile import WorkFile, check_checkpoint
 from probes.families.initialised import note_of
@@ -122,6 +123,8 @@ def evaluate(
     ProbeError or UsageError, one line, before the model has run. Batches are planned from the items alone: a resumed
     evaluation gives the numbers of an uninterrupted one.
     """
+    from probes.recording.record import name_of
+
     parsing.model_of(model, tokenizer)
     tasks = [tasks] if isinstance(tasks, (str, Path)) or not isinstance(tasks, Sequence) else tasks
     if not tasks:
@@ -146,7 +149,7 @@ def evaluate(
     for arm in arms:
         check_naming(arm.specs)
     prompts = read_items(tasks, limit)
-    source = str(model) if isinstance(model, (str, Path)) else getattr(model.config, "_name_or_path", "") or "in memory"
+    source = str(model) if isinstance(model, (str, Path)) else name_of(model)
     stored = stored_checkpoint(model)
     checkpoint = None if stored is None else stored[0]
     check_checkpoint(resume, checkpoint)
@@ -172,6 +175,7 @@ def evaluate(
         {arm.name: json.loads(arm.key) for arm in compared},
         {**settings, **_controlled(ask), "seed": seed, **_writing(scorer, items)},
         [
+            *idle(rows),
             *key_notes([item.prompt for item in items]),
             *work.notes,
             *note_of(model),
@@ -267,7 +271,7 @@ def _batches(items: list[Item], scorer: Scorer) -> list[list[Item]]:
     for (_, kind), some in groups.items():
         new = scorer.decoding.max_new_tokens if kind == "answer" else 0
         lengths = [len(i.ids) + max(new, *(len(c) for c in i.continuations), 0) for i in some]
-        planned = plan_batches(lengths, scorer.batch_size, scorer.model.device.type)
+        planned = plan_batches(lengths, scorer.batch_size, device_of(scorer.model).type)
         batches += [[some[i] for i in indices] for indices in planned]
     return batches
 

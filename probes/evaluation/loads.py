@@ -86,6 +86,7 @@ def count(
     import torch
 
     from probes.capture import Want, capture
+    from probes.capture.within import device_of, reader
     from probes.generation import pad_id
     from probes.recording.session import pad
 
@@ -93,10 +94,10 @@ def count(
     step = batch_size or len(texts)
     for first in range(0, len(texts), step):
         some = texts[first : first + step]
-        ids, mask = pad([text[0] for text in some], pad_id(tokenizer), left=False, device=model.device)
+        ids, mask = pad([text[0] for text in some], pad_id(tokenizer), left=False, device=device_of(model))
         padding = {} if mask is None else {"attention_mask": mask}
         with capture(model, Want(logits=False, weights=False, norms=False)) as recorder, torch.no_grad():
-            model(input_ids=ids, use_cache=False, **padding)
+            reader(model)(input_ids=ids, use_cache=False, **padding)
             forwards, routers = recorder.take(), recorder.routers
         size = {router.layer: router.num_experts for router in routers}
         for where, loads in found.items():

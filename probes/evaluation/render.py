@@ -43,6 +43,8 @@ def _compared(row: Row) -> str:
         )
     elif row.control_note:
         parts.append(f"; {row.control_note}")
+    if row.acted is False:
+        parts.append("; never acted")
     return "".join(parts)
 
 

@@ -36,6 +36,7 @@ class Row:
                  the baseline; those of the controls' lie between control_load_min and control_load_max
     control_sizes where controls name more or fewer experts than the arm
     control_note why there are fewer controls than asked for, or none
+    acted        whether the interventions reached any token of the task; False: the numbers are the baseline's
     beyond       value − control, items and controls drawn anew;  p_control, p_control_holm: of no difference
     """
 
@@ -68,6 +69,7 @@ class Row:
     control_load_max: float | None = None
     control_sizes: str | None = None
     control_note: str | None = None
+    acted: bool | None = None
 
 
 def rows_of(records: dict[str, list[Record]], arms: list[Arm], seed: int, matched: Sequence[Matched] = ()) -> list[Row]:
@@ -105,12 +107,30 @@ def _measured(
     for arm in arms:
         mine = sums[arm.name]
         if arm.control_of is None and _known(mine) and (measure.tested or arm.name != BASELINE):
-            row = _row(task, arm.name, measure, mine, weights)
+            row = replace(_row(task, arm.name, measure, mine, weights), acted=_acted(records[arm.name], task))
             if arm.name != BASELINE:
                 row = _compared(row, measure, mine, base, weights, seed)
                 around = [s for other in arms if other.control_of == arm.name and _known(s := sums[other.name])]
                 row = _controlled(row, measure, mine, around, weights, seed) if around else row
             yield row
+
+
+def _acted(records: list[Record], task: str) -> bool | None:
+    """None for what has nothing to act, and for records of an older work file."""
+    told = [record["acted"] for record in records if record["task"] == task and record.get("acted") is not None]
+    return any(told) if told else None
+
+
+def idle(rows: list[Row]) -> list[str]:
+    """Arms whose interventions reached no token, in words: what they show is no effect of theirs."""
+    where: dict[str, list[str]] = {}
+    for row in rows:
+        if row.acted is False and row.task not in where.setdefault(row.arm, []):
+            where[row.arm].append(row.task)
+    return [
+        f"{arm}: acted on no token of {', '.join(tasks)}; its numbers are the baseline's"
+        for arm, tasks in where.items()
+    ]
 
 
 def _known(sums: Sums | None) -> TypeGuard[Sums]:

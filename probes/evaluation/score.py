@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probes.errors import ProbeError
 from probes.evaluation.arms import Arm, reseeded
 from probes.evaluation.items import Item, answer_of
 from probes.evaluation.strategies import read, write
@@ -45,14 +46,15 @@ class Scorer:
         from probes.steering import steer
 
         specs = reseeded(arm.specs, number)
-        with steer(self.model, specs, tokenizer=self.tokenizer) if specs else nullcontext():
+        with steer(self.model, specs, tokenizer=self.tokenizer) if specs else nullcontext() as steering:
             found, chosen = self._targets(items, arm)
             written = self._written(items, arm)
+        acted = {} if steering is None else {"acted": acted_in(steering, arm.name)}
         records = [self._record(item, log_p) for item, log_p in zip(items, found, strict=True)]
         for record, log_p, before in zip(records, found, base or found, strict=True):
             record["kl"] = 0.0 if base is None else _finite(float(kl(before, log_p).sum()))
         for record, more, text in zip(records, chosen, written, strict=True):
-            record |= {**more, **text}
+            record |= {**more, **text, **acted}
         return records, found
 
     def base(self, items: Sequence[Item], arm: Arm) -> list[torch.Tensor]:
@@ -111,6 +113,17 @@ class Scorer:
             }
             for item, one in zip(items, done, strict=True)
         ]
+
+
+def acted_in(steering: Any, name: str) -> bool | None:
+    """Did the interventions reach any token; None where their options change nothing. ProbeError where none could.
+
+    An arm that never acted says nothing about what its interventions do.
+    """
+    if not steering.ran:
+        raise ProbeError(f"{name}: the model ran past its interventions, so nothing was steered; nothing is reported")
+    acted: bool | None = steering.acted
+    return acted
 
 
 def _finite(value: float) -> float | None:

@@ -36,7 +36,8 @@ class Intervention:
     named     it acts on experts that the spec names: "experts" (at least one), "optional", or "" (on all of them)
     optional  stages that a layer may lack the place for, where the others suffice
     drops     slots it gives weight 0 are recorded as no expert (-1)
-    needs     "logits": `assign` reads the router's logits; "router": it asks the router's code for weights
+    needs     "logits": `assign` reads the router's logits; "scores": and what the family makes of them;
+              "router": it asks the router's code for weights
     per_pass  acts on whole passes: a scope of tokens or positions is refused
     removes   the experts it names cannot be chosen any more
     keeps     only the experts it names can be chosen

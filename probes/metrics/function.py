@@ -70,7 +70,7 @@ PER_TOKEN_LAYER = (
     "shared_input_absmax",
 )
 PER_EXPERT = ("logits", "other_logits", "expert_norm")
-SCORES = ("softmax", "sigmoid", "sqrtsoftplus")
+SCORES = ("softmax", "sigmoid", "sqrtsoftplus", "unknown")
 _CHUNK_CELLS = 16_000_000
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from probes.errors import ProbeError
@@ -39,8 +38,8 @@ def complete_already(
     named = _named(model, options)
     if named is None:
         return None
-    shell, tokenizer = named
-    job = prepare(shell, tokenizer, prompts, options, specs, begun_on(out) or "cpu")
+    config, tokenizer = named
+    job = prepare(config, tokenizer, prompts, options, specs, begun_on(out) or "cpu")
     identity = Identity(job.fingerprint, tokenizer_fingerprint(tokenizer), checkpoint=checkpoint[0], device=job.device)
     ours = Ours(identity, job.prompts, options, specs, None, tokenizer)
     run, said = find_run(out, Asked(ours, baseline))
@@ -50,14 +49,14 @@ def complete_already(
 
 
 def _named(model: str, options: RecordOptions) -> tuple[Any, Any] | None:
-    """(what `prepare` asks of a model, tokenizer) from their files alone; None where it takes the model."""
+    """(configuration, tokenizer) from their files alone; None where it takes the model."""
     from probes.model import load_config
 
     try:
         config, tokenizer = load_config(model, revision=options.revision, trust_remote_code=options.trust_remote_code)
     except ProbeError:
         return None  # loading the model says it in its own words
-    return SimpleNamespace(config=config, device=SimpleNamespace(type="cpu")), tokenizer
+    return config, tokenizer
 
 
 def _surely(run: dict[str, Any], checkpoint: tuple[str, bool], options: RecordOptions) -> bool:

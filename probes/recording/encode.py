@@ -99,8 +99,10 @@ def _chat_ids(prompt: Prompt, tokenizer: Any, reply: bool, bad: list[BadPrompt])
 
 
 def context_length(model: Any) -> int | None:
-    """The longest sequence the model has positions for, or None where its configuration sets no limit."""
-    config = model.config.get_text_config()
+    """The longest sequence a model, or the model of a configuration, has positions for; None where there is no limit."""
+    from probes.capture.within import text_config
+
+    config = model.get_text_config() if hasattr(model, "get_text_config") else text_config(model)
     for name in ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length"):
         value = getattr(config, name, None)
         if isinstance(value, int) and value > 0:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from probes.capture.within import config_of, module_of
+
 CHUNK = 1 << 16  # words of 8 bytes per partial sum
 WHOLE = 1 << 30  # bytes of a checkpoint up to which all of it is read before a model is loaded
 SAMPLES, SAMPLE_BYTES = 4, 4096  # of each tensor of a larger one
@@ -42,7 +44,7 @@ def _tensors(model: Any) -> Iterator[tuple[str, Any]]:
     """(name, tensor) of what a checkpoint of the model would hold; the real values of what is offloaded, else None."""
     from probes.families.parameters import materialised
 
-    for prefix, module in model.named_modules():
+    for prefix, module in module_of(model).named_modules():
         buffers = {n: b for n, b in module._buffers.items() if n not in module._non_persistent_buffers_set}
         for name, tensor in {**module._parameters, **buffers}.items():
             if tensor is not None:
@@ -97,7 +99,8 @@ def settings_fingerprint(model: Any) -> str:
     from probes.capture.discovery import discover
 
     layers = [(found.module, found.num_experts, found.top_k, found.parameters) for found in discover(model)]
-    adapters = [(name, *_adapter(module)) for name, module in model.named_modules() if hasattr(module, "base_layer")]
+    wrapped = [(name, m) for name, m in module_of(model).named_modules() if hasattr(m, "base_layer")]
+    adapters = [(name, *_adapter(module)) for name, module in wrapped]
     return _short(json.dumps([_config(model), layers, adapters], sort_keys=True, default=_kind))
 
 
@@ -108,7 +111,7 @@ def _adapter(module: Any) -> tuple[Any, ...]:
 
 
 def _config(model: Any) -> Any:
-    config: Any = getattr(model, "config", None)
+    config = config_of(model)
     if not hasattr(config, "to_json_string"):
         return None
     return _of_the_model(json.loads(config.to_json_string(use_diff=True)))

@@ -39,6 +39,12 @@ class Layout:
         return taken
 
 
+def written(forward: Any) -> np.ndarray:
+    """bool [B, S]: tokens of a pass that the model wrote itself."""
+    decoded = getattr(forward, "decoded", None)
+    return np.full(forward.mask.shape, forward.phase == "decode") if decoded is None else decoded
+
+
 def lay_out(forwards: Sequence[Any], lengths: Sequence[int], fed: Sequence[int]) -> Layout:
     """Match the rows of `forwards` (mask and position [B, S] each) with `lengths[b]` tokens of every sequence.
 
@@ -56,7 +62,7 @@ def lay_out(forwards: Sequence[Any], lengths: Sequence[int], fed: Sequence[int])
         real = (position >= 0) & (position < fed_[batch])
         target = starts[batch[real]] + position[real]
         source[target] = flat[real]
-        phase[target] = forward.phase == "decode"
+        phase[target] = written(forward)[forward.mask][real]
         offset += forward.mask.size
     sequence = np.repeat(np.arange(len(lengths_)), lengths_)
     identity = offset == total and bool((source == np.arange(total)).all())

@@ -15,15 +15,18 @@ SAMPLES_PER_TENSOR = 64
 
 def describe_model(model: Any, source: str, revision: str | None) -> dict[str, Any]:
     """Name, revision, class, number of parameters, precision and place of a loaded model."""
-    config = model.config
+    from probes.capture.within import config_of, device_of, dtype_of, language_model, module_of, wrappers
+
+    config, whole = config_of(model), module_of(model)
     return {
         "model": source,
         "revision": revision or getattr(config, "_commit_hash", None),
-        "model_type": config.model_type,
-        "model_class": type(model).__name__,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": str(model.device),
+        "model_type": getattr(config, "model_type", None),
+        "model_class": type(language_model(model)).__name__,
+        "wrapped_in": [type(wrapper).__name__ for wrapper in wrappers(model)],
+        "parameters": sum(parameter.numel() for parameter in whole.parameters()),
+        "dtype": str(dtype_of(model)).removeprefix("torch."),
+        "device": str(device_of(model)),
         "experts_implementation": getattr(config, "_experts_implementation", None),
     }
 

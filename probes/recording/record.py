@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from store.writer import TraceWriter
 
 COMPLETE = "this run was complete already"
+NEVER_ACTED = "the interventions acted on no token: none was in their scope"
+
 # tqdm's own, but always tokens per second, also where one takes longer than that.
 PROGRESS = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]"
 
@@ -117,7 +119,7 @@ def record(
         prompts = read_prompts(parsing.place(prompts, "prompts"), options.limit)
     check_target(out)
     check_baseline(out, baseline)
-    source = str(model) if isinstance(model, str | Path) else getattr(model.config, "_name_or_path", "") or "in memory"
+    source = str(model) if isinstance(model, str | Path) else name_of(model)
     checkpoint = stored_checkpoint(model)
     if not resume:
         refuse_interrupted(out)
@@ -169,6 +171,13 @@ def options_from(capture: str | Sequence[str] | None = None, **settings: Any) ->
     return replace(options, layers=parsing.layers(options.layers))
 
 
+def name_of(model: Any) -> str:
+    """Where a loaded model came from, whatever is wrapped around it."""
+    from probes.capture.within import config_of
+
+    return getattr(config_of(model), "_name_or_path", "") or "in memory"
+
+
 def prepare(
     model: Any,
     tokenizer: Any,
@@ -182,6 +191,8 @@ def prepare(
     planned_for: the kind of device whose batches are wanted; the model's own if None. A resumed run keeps the batches
     it began with, wherever it goes on.
     """
+    from probes.capture.within import device_of
+
     encoded, too_long = encode_prompts(
         prompts.good,
         tokenizer,
@@ -193,7 +204,7 @@ def prepare(
     if not encoded:
         raise ProbeError(f"shard {options.shard} holds no prompt: there are fewer prompts than shards")
     lengths = [len(item.ids) + options.max_new_tokens for item in encoded]
-    device = planned_for or model.device.type
+    device = planned_for or device_of(model).type
     batches = plan_batches(lengths, options.batch_size, device)
     plan = plan_fingerprint(encoded, options, under)
     return Job(encoded, batches, plan, [*prompts.bad, *too_long], device, key_notes(prompts.good))
@@ -260,9 +271,11 @@ class _Run:
             with writer:
                 done = writer.batches_done
                 self._feed(feed, writer, done, progress)
-                writer.finish()
+                # Of the batches before an interruption it is not known.
+                acted = feed.acted or (None if done else feed.acted)
+                writer.finish(facts=None if acted is None else {"acted": acted})
             said += [f"went on after {done} of {len(self.job.batches)} batches"] if done else []
-            said = [*self.job.notes, *feed.notes, *said]
+            said = [*self.job.notes, *feed.notes, *([NEVER_ACTED] if acted is False else []), *said]
             return recorded(out, writer.run_id, started, self.job.left_out, said)
 
     def _asked(self) -> Asked:
@@ -286,6 +299,7 @@ class _Run:
                 bar.update(tokens[index] - bar.n)  # its prompts, and what was not generated because it ended before
 
     def _info(self, feed: Feeder) -> RunInfo:
+        from probes.capture.within import text_config
         from probes.recording.expert_bytes import expert_bytes
         from probes.recording.provenance import command_line, describe_model, software
         from store.batch import RunInfo
@@ -297,7 +311,7 @@ class _Run:
             revision=described["revision"],
             intervention=[spec.as_dict() for spec in self.under] or None,
             baseline_run_id=self.baseline,
-            num_layers=self.model.config.get_text_config().num_hidden_layers,
+            num_layers=getattr(text_config(self.model), "num_hidden_layers", None),
             provenance={
                 **described,
                 "weights_fingerprint": self.identity.weights,
@@ -329,6 +343,7 @@ class _Run:
 
 
 def _layers(feed: Feeder) -> list[LayerInfo]:
+    from probes.scores import UNKNOWN
     from store.batch import LayerInfo
 
     return [
@@ -337,7 +352,7 @@ def _layers(feed: Feeder) -> list[LayerInfo]:
             module=router.module,
             num_experts=router.num_experts,
             top_k=router.top_k,
-            gating=f"{feed.settings.scoring[router.layer]}: {router.gating}",
+            gating=f"{feed.settings.scoring[router.layer] or UNKNOWN}: {router.gating}",
             shared_experts=router.shared_experts,
             stream=router.stream,
             slots=max(1, feed.settings.slots.get(router.layer, router.top_k)),

@@ -32,7 +32,7 @@ class RowSettings:
     """What decides the rows apart from the forward passes themselves."""
 
     routers: tuple[Router, ...]
-    scoring: dict[int, str]
+    scoring: dict[int, str | None]
     keep: frozenset[str]
     logit_rate: float
     output_rate: float
@@ -236,7 +236,10 @@ def _unrouted(router: Router, forwards: Sequence[Any], layout: Layout) -> LayerR
     return LayerRows(layer=router.layer, experts=experts, missing_reason=reason)
 
 
-def _scores(logits: np.ndarray, bf16: bool, experts: np.ndarray, scoring: str) -> dict[str, np.ndarray]:
+def _scores(logits: np.ndarray, bf16: bool, experts: np.ndarray, scoring: str | None) -> dict[str, np.ndarray]:
+    """Entropy and margin; none where it is not known how the layer makes scores of its logits."""
+    if scoring is None:
+        return {}
     values = _float32(logits, bf16)
     p = probabilities(values, scoring)
     # A router may score more than it can choose (LongCat's identity experts are choosable, Zaya's skip class is not).

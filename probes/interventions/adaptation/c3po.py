@@ -17,13 +17,14 @@ from weakref import WeakKeyDictionary
 import torch
 
 from probes.capture.check import self_test
+from probes.capture.within import device_of
 from probes.errors import UsageError
 from probes.interventions.adaptation.examples import Batch, Example, batch_of, batches, read_examples
 from probes.interventions.adaptation.frozen import frozen
 from probes.interventions.adaptation.losses import forward_inputs, next_token_loss
 from probes.interventions.adaptation.pathways import Switch, embed, logits_of, scores_of, switched
 from probes.interventions.decoding.base import Learner
-from probes.interventions.decoding.prompt import padding_id, refuse
+from probes.interventions.decoding.prompt import decoder_of, padding_id
 from probes.steering import active
 
 AT_ONCE = 32  # references in one pass
@@ -57,7 +58,7 @@ def references(
               hidden state otherwise
     UsageError where none is answered correctly.
     """
-    refuse(model)
+    model = decoder_of(model)
     found = read_examples(examples, tokenizer, end)
     with switched(model, (), "all") as switch:
         parts = [
@@ -231,4 +232,4 @@ def _unit(vectors: torch.Tensor) -> torch.Tensor:
 
 
 def _device(model: Any) -> Any:
-    return model.get_input_embeddings().weight.device
+    return device_of(model)

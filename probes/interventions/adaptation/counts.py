@@ -11,6 +11,7 @@ import torch
 from probes.capture.head import last_only
 from probes.capture.recorder import capture
 from probes.capture.want import Want
+from probes.capture.within import device_of, language_model
 from probes.interventions.adaptation.examples import Example, batches
 from probes.interventions.decoding.prompt import padding_id
 from probes.metrics.bootstrap import RESAMPLES, SEED, Weights, interval
@@ -22,7 +23,8 @@ AT_ONCE = 32
 def chosen_counts(model: Any, examples: Sequence[Example]) -> dict[int, np.ndarray]:
     """layer -> int [N, E]: tokens of each example, prompt and target, that chose each expert."""
     want = Want(logits=False, weights=False, norms=False)
-    device = model.get_input_embeddings().weight.device
+    model = language_model(model)
+    device = device_of(model)
     parts: dict[int, list[np.ndarray]] = {}
     with capture(model, want) as recorder:
         experts = {router.layer: router.num_experts for router in recorder.routers}
