@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from probes.errors import UsageError
+from probes.errors import ProbeError, UsageError
 
 WHOLE = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
 LARGEST = 2**53  # whole numbers up to here are exact wherever they go: in JSON, in SQL, as floats
@@ -119,13 +120,25 @@ def model_of(value: Any, tokenizer: Any) -> Any:
     """A model by name, or a loaded one that comes with its tokenizer; UsageError for anything else."""
     if isinstance(value, (str, Path)):
         return value
-    if not callable(value):
+    if not callable(value) and not _holds_model(value):
         raise UsageError(f"a model is a folder, a name, or a loaded model of transformers, not {value!r}")
     if tokenizer is None:
         raise UsageError("a loaded model needs its tokenizer (tokenizer=…)")
     if not callable(tokenizer):
         raise UsageError(f"a tokenizer is one of transformers, not {tokenizer!r}")
     return value
+
+
+def _holds_model(value: Any) -> bool:
+    """Is there a torch module inside this object? Without torch there is none, and nothing heavy to import."""
+    if "torch" not in sys.modules or not hasattr(value, "__dict__"):
+        return False
+    from probes.capture.within import module_of
+
+    try:
+        return module_of(value) is not None
+    except ProbeError:
+        return False
 
 
 def _items(value: Any) -> Iterable[Any]:

@@ -8,6 +8,7 @@ round differently in the last bit.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,7 +27,7 @@ def takes_logits_to_keep(model: Any) -> bool:
     """Does the model inside know `logits_to_keep`, and do the wrappers around it hand it on?"""
     inner, called = language_model(model), reader(model)
     asks = getattr(inner, "_supports_logits_to_keep", None)
-    known = bool(asks()) if asks is not None else accepts(inner, "logits_to_keep")
+    known = bool(asks()) if asks is not None else "logits_to_keep" in inspect.signature(inner.forward).parameters
     return known and (called is inner or accepts(called, "input_ids", "logits_to_keep"))
 
 

@@ -155,7 +155,7 @@ def _read_off(
     for start, logits in blocks:
         rows = slice(start, start + len(logits))
         best[rows], total[rows] = _reduced(logits)
-        chosen[rows] = logits.gather(-1, wanted[rows].to(logits.device)).squeeze(-1).float()
+        chosen[rows] = _chosen(logits, wanted[rows].to(logits.device)[:, 0])
     shape = following.shape
     return best.view(shape), total.view(shape), chosen.view(shape)
 
@@ -181,5 +181,10 @@ def _argmax(rows: torch.Tensor) -> torch.Tensor:
 
 def _logprob(logits: torch.Tensor, total: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """log softmax(logits)[ids] from the logsumexp `total`, [B, S, V], [B, S] and [B, S] -> float32 [B, S]."""
-    found = logits.gather(-1, ids.clamp(min=0).unsqueeze(-1)).squeeze(-1).float() - total
+    return _chosen(logits, ids) - total
+
+
+def _chosen(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """The logits [..., V] of ids [...] as float32; NaN for what is no token of the vocabulary (an adapter's own)."""
+    found = logits.gather(-1, ids.clamp(min=0).unsqueeze(-1)).squeeze(-1).float()
     return found.masked_fill(ids < 0, float("nan"))

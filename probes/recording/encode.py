@@ -99,7 +99,7 @@ def _chat_ids(prompt: Prompt, tokenizer: Any, reply: bool, bad: list[BadPrompt])
 
 
 def context_length(model: Any) -> int | None:
-    """The longest sequence a model, or the model of a configuration, has positions for; None where there is no limit."""
+    """The longest sequence that a model, or one of this configuration, has positions for; None without a limit."""
     from probes.capture.within import text_config
 
     config = model.get_text_config() if hasattr(model, "get_text_config") else text_config(model)

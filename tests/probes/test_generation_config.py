@@ -187,7 +187,9 @@ def test_wrong_options_are_one_line(model, tokenizer, tmp_path):
     with pytest.raises(UsageError, match="repetition_penalty"):
         generate(model, tokenizer, [[5, 6]], Decoding(3, options=('repetition_penalty="x"',)))
     with pytest.raises(UsageError, match="--max-new-tokens"):
-        probes.record(model, Prompts([], []), tmp_path / "t.duckdb", generation=["repetition_penalty=2"])
+        probes.record(
+            model, Prompts([], []), tmp_path / "t.duckdb", tokenizer=tokenizer, generation=["repetition_penalty=2"]
+        )
 
 
 def test_options_read_back():

@@ -145,13 +145,13 @@ class TestOtherHeads:
         )  # a padded batch, and no padding token in its config
         con = check(out, model, tokenizer)
         assert con.execute("SELECT count(*), count(logprob), count(predicted_id) FROM tokens").fetchone()[1] == 0
-        assert recorded.notes == [f"{type(model).__name__}'s head gives no next-token logits: no predictions"]
+        assert recorded.notes == [f"{type(model).__name__} has no language model's head: predictions are missing"]
 
     def test_without_a_head(self, prompts, tmp_path, tokenizer):
         model = build()
         out, recorded = record(model.model, prompts, tmp_path, tokenizer)
         check(out, model, tokenizer)
-        assert recorded.notes == ["Qwen3MoeModel's head gives no next-token logits: no predictions"]
+        assert recorded.notes == ["Qwen3MoeModel has no language model's head: predictions are missing"]
 
     def test_a_value_head(self, prompts, tmp_path, tokenizer):
         model = build()
@@ -170,7 +170,7 @@ class TestOtherHeads:
         assert not (tmp_path / "t.duckdb").exists()
         tasks = tmp_path / "t.jsonl"
         tasks.write_text('{"text": "the quick brown fox"}\n')
-        with pytest.raises(ProbeError, match="does not generate text"):
+        with pytest.raises(ProbeError, match="gives no token a probability"):
             probes.evaluate(model, [tasks], tokenizer=tokenizer)
 
     def test_predictions_are_those_of_the_model_inside(self, prompts, tmp_path, tokenizer):

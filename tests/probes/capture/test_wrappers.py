@@ -215,11 +215,9 @@ class TestRefused:
     @torch.no_grad()
     def test_an_intervention_whose_layer_never_ran(self):
         model = build("qwen3_moe")
-        with probes.steer(model, ["ban:layer=1,expert=1"]):
-            pass  # all that is learned of the model is learned
-        model.model.layers[1].mlp.forward = lambda hidden: hidden
         words = r"ban.*nothing was steered"
         with pytest.raises(ProbeError, match=words), probes.steer(model, ["ban:layer=1,expert=1"]):
+            model.model.layers[1].mlp.forward = lambda hidden: hidden
             model(IDS)
 
     def test_another_error_is_not_hidden(self):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import probes
@@ -15,15 +17,15 @@ from tests.probes.metrics.cases import OPTIONS
 
 SPECS = (
     "top_p:p=0.4",
-    "shrink:k=1",
+    "shrink:to=1",
     "broadcast:threshold=0.5",
     "capacity:gamma=1",
     "capacity:gamma=1,mode=reroute",
     "expert_choice:gamma=1",
     "online_pruning:ratio=0.9",
     "frequency_prune:alpha=0.7",
-    "reroute:layer=1,from=0,to=1",
-    "rank:r=2",
+    "reroute:layer=1,from=0,to=3",
+    "rank:rank=2",
     "zero:layer=1,expert=0",
     "top_k:k=4",
     "mask:layer=1,expert=0",
@@ -32,15 +34,24 @@ SPECS = (
 ELSEWHERE = {"expert_similarity", "representation_collapse"}
 
 
+def _three_of_each(lines):
+    """Three prompts of each of four labels."""
+    by_label = {}
+    for line in lines:
+        by_label.setdefault(json.loads(line)["label"], []).append(line)
+    return [line for label in sorted(by_label)[:4] for line in by_label[label][:3]]
+
+
 @pytest.fixture(scope="module")
 def trace(tmp_path_factory):
     """Run 1 is plain, each further one is steered."""
     path = tmp_path_factory.mktemp("steered") / "trace.duckdb"
     model, tokenizer = probes.load_model(sample_path() / "model")
-    prompts = sample_path() / "prompts.jsonl"
+    prompts = path.with_name("prompts.jsonl")
+    prompts.write_text("".join(_three_of_each((sample_path() / "prompts.jsonl").read_text().splitlines(True))))
     for spec in (None, *SPECS):
         probes.record(
-            model, prompts, path, tokenizer=tokenizer, limit=12, progress=False, batch_size=4,
+            model, prompts, path, tokenizer=tokenizer, progress=False, batch_size=4,
             capture="logits,weights,norms,moments,hidden,shared,predictions",
             interventions=[spec] if spec else None,
         )  # fmt: skip
@@ -61,7 +72,7 @@ def test_every_metric_stays_in_its_ranges(trace, run):
             warnings.simplefilter("ignore")
             frame = probes.analyze(trace, name, run_id=run, **paired, **given)
         for column in metric.columns:
-            if column.name not in frame or frame[column.name].dtype == object:
+            if column.name not in frame or not pd.api.types.is_numeric_dtype(frame[column.name]):
                 continue
             values = frame[column.name].astype("Float64").dropna().to_numpy(float)
             assert not np.isinf(values).any(), (name, column.name)
@@ -79,7 +90,7 @@ def test_a_run_keeps_its_router_s_k_and_agrees_with_itself(trace):
 
 
 def test_unchosen_mass_is_what_the_stored_logits_say(trace):
-    query = """SELECT layer, avg(rest) AS mean FROM (
+    query = """SELECT layer, avg(coalesce(rest, 0)) AS mean FROM (
         SELECT layer, sequence_id, position, sum(probability) FILTER (NOT chosen) AS rest, bool_or(chosen) AS any
         FROM router_logits WHERE run_id = ? GROUP BY ALL) WHERE "any" GROUP BY layer ORDER BY layer"""
     for run in range(1, len(SPECS) + 2):
@@ -89,4 +100,4 @@ def test_unchosen_mass_is_what_the_stored_logits_say(trace):
 
 @pytest.mark.parametrize("run", range(2, len(SPECS) + 2))
 def test_a_plain_and_a_steered_run_can_be_compared(trace, run):
-    assert len(compare(trace, trace, run_a=1, run_b=run).layers) == 4
+    assert len(compare(trace, trace, run=1, against=run).layers) == 4
