@@ -215,10 +215,14 @@ class TestRefused:
     @torch.no_grad()
     def test_an_intervention_whose_layer_never_ran(self):
         model = build("qwen3_moe")
-        words = r"ban.*nothing was steered"
-        with pytest.raises(ProbeError, match=words), probes.steer(model, ["ban:layer=1,expert=1"]):
-            model.model.layers[1].mlp.forward = lambda hidden: hidden
-            model(IDS)
+
+        def past_the_layer():
+            with probes.steer(model, ["ban:layer=1,expert=1"]):
+                model.model.layers[1].mlp.forward = lambda hidden: hidden
+                model(IDS)
+
+        with pytest.raises(ProbeError, match=r"ban.*nothing was steered"):
+            past_the_layer()
 
     def test_another_error_is_not_hidden(self):
         model = build("qwen3_moe")
