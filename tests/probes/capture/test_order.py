@@ -190,7 +190,7 @@ def test_helpers_inside_of_a_capture(model, tokenizer, olmoe, tmp_path):
         forwards = recorder.take()
     tokens = [forward.length * forward.batch for forward in forwards]
     assert 8 not in tokens
-    # What steering (8 tokens) and predictions (2) learn of a model runs once, by itself, and is seen by torch's own hooks only.
+    # What steering (8 tokens) and predictions (2) learn of a model runs once, by itself: only torch's hooks see it.
     own = [n for n, (ids, _) in enumerate(calls[0]) if len(ids) in (2, 8)]
     seen = {layer: [one for n, one in enumerate(some) if n not in own] for layer, some in calls.items()}
     same(forwards, seen, dropped=True)
