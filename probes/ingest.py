@@ -14,6 +14,7 @@ import numpy as np
 
 from probes.errors import ProbeError
 from probes.importers.npz import Imported, read_npz
+from probes.importers.rules import UNKNOWN
 from probes.recording.target import check_target
 from probes.routing import RoutingArrays
 from probes.scores import entropy, margin, probabilities
@@ -55,6 +56,7 @@ def import_npz(
     model_config: str | Path | None = None,
     name: str | None = None,
     allow_missing: bool = False,
+    allow_mismatch: bool = False,
 ) -> Ingested:
     """Write the neutral routing file `source` into the trace `out` as a run of its own.
 
@@ -66,7 +68,7 @@ def import_npz(
     started = time.perf_counter()
     check_target(Path(out))
     config = _read_config(model_config)
-    found = read_npz(source, allow_missing=allow_missing)
+    found = read_npz(source, allow_missing=allow_missing, allow_mismatch=allow_mismatch, config=config)
     run = RunInfo(
         name=name or Path(source).stem,
         model=config.get("_name_or_path") or config.get("model_type") or f"imported: {Path(source).name}",
@@ -176,11 +178,14 @@ def _rows(found: Imported, index: int, rows: slice) -> LayerRows:
     if arrays.logits is not None:
         logits = np.ascontiguousarray(arrays.logits[rows, index])
         known = ~np.isnan(logits).any(axis=1)
-        p = probabilities(np.nan_to_num(logits.astype(np.float64)), found.gating)
-        given |= {
-            "logits": logits,
-            "logits_kept": None if known.all() else known,
-            "entropy": np.where(known, entropy(p), np.nan),
-            "margin": np.where(known, margin(p, experts), np.nan),
-        }
+        given |= {"logits": logits, "logits_kept": None if known.all() else known}
+        given |= _scores(found.scoring, logits, known, experts)
     return LayerRows(layer=int(arrays.layers[index]), experts=experts, missing_reason=NOT_IN_FILE, **given)
+
+
+def _scores(scoring: str, logits: np.ndarray, known: np.ndarray, experts: np.ndarray) -> dict[str, np.ndarray]:
+    """Entropy and margin [T]; NaN in rows without logits, none where it is not known how logits become scores."""
+    if scoring == UNKNOWN:
+        return {}
+    p = probabilities(np.nan_to_num(logits.astype(np.float64)), scoring)
+    return {"entropy": np.where(known, entropy(p), np.nan), "margin": np.where(known, margin(p, experts), np.nan)}
