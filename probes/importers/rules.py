@@ -24,6 +24,7 @@ IN_CONFIG = {
     "topk_group": ("topk_group",),
     "method": ("topk_method",),
 }
+GROUPED = ("softmax_groups", "sigmoid_bias")  # rules whose routers look at groups, where the config has them
 SCORING_NAMES = ("scoring_func", "score_func", "score_function")
 BIAS_SWITCHES = ("use_expert_bias", "use_routing_bias", "moe_router_enable_expert_bias")
 AS_SOFTMAX = (
@@ -108,7 +109,8 @@ def family_of_config(config: Mapping[str, Any]) -> Family | None:
 
 def _of_family(family: Family, config: Mapping[str, Any]) -> ImportRule:
     rule = family.rule
-    parameters = {**rule.defaults, **family.gating, **_parameters(config)}
+    grouped = rule.name in GROUPED and not family.unbiased
+    parameters = {**rule.defaults, **family.gating, **(_parameters(config) if grouped else {})}
     scoring = parameters.get("score", "softmax")
     stated = _scoring(config)
     if rule.name == "sqrtsoftplus_bias" and stated:  # its routers take the function from the config
