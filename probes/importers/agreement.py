@@ -13,8 +13,8 @@ import numpy as np
 
 from probes.errors import ProbeError
 from probes.families.base import CORRECTION_BIAS
-from probes.importers.pieces import pieces
 from probes.importers.rules import ImportRule
+from probes.pieces import pieces
 
 SAMPLE = 2048  # tokens on which other logits are tried
 BETTER = 0.2  # share of the ids by which other logits have to fit better

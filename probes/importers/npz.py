@@ -15,10 +15,11 @@ import numpy as np
 
 from probes.errors import ProbeError, did_you_mean
 from probes.importers.agreement import agreement, choice_line, judged
-from probes.importers.order import order_notes, sort_slots
-from probes.importers.pieces import pieces
+from probes.importers.order import order_notes
 from probes.importers.rules import SCORINGS, ImportRule, import_rule
+from probes.pieces import pieces
 from probes.routing import NO_EXPERT, PER_SLOT, RoutingArrays, packed
+from probes.slot_order import sort_slots
 
 KEYS = (
     "experts",
@@ -83,7 +84,8 @@ def read_npz(
         experts[:, sorted(dense)] = NO_EXPERT
     _check_ids(experts, num_experts, layer)
     per_slot = [_shaped(_floats(data, name, 3), name, (tokens, layers, k)) for name in PER_SLOT]
-    experts, weights, output_norm, output_absmax = packed(experts, *per_slot)
+    packed_ids, weights, output_norm, output_absmax = packed(experts, *per_slot)
+    experts = np.asarray(packed_ids)
     # Logits as they stand in the file: rounding to 32 bits first could change which of two wins.
     exact = None if logits is None else _shaped(data["logits"], "logits", (tokens, layers, num_experts))
     moving = [array for array in (weights, output_norm, output_absmax) if array is not None]

@@ -14,6 +14,7 @@ from probes.metrics.chunk import MOMENTS, WEIGHTS, About, PairedArrays, cut, seq
 from probes.metrics.registry import Metric
 from probes.metrics.run import run
 from probes.routing import LOST, NO_EXPERT, PER_SLOT, RoutingArrays, packed
+from probes.slot_order import sort_slots
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -199,11 +200,24 @@ def _packed(ids: np.ndarray, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray,
     """Empty slots last, and no slot that is empty everywhere: neither is to change a number."""
     names = [name for name in PER_SLOT if name in arrays]
     floats = [arrays[name].astype(np.result_type(arrays[name], np.float32), copy=False) for name in names]
-    ids, *values = _trimmed(*packed(ids, *floats))
+    ids, *values = _trimmed(*_ordered(names, *packed(ids, *floats)))
     more = dict(zip(names, values, strict=True))
     if "other_experts" in arrays:
         (more["other_experts"],) = _trimmed(*packed(_marked(arrays["other_experts"])))
     return ids, arrays | more
+
+
+def _ordered(names: list[str], ids: Any, *values: Any) -> tuple[Any, ...]:
+    """Slots in descending weight, where weights are given: ids sorted by number have no first choice."""
+    if "weights" not in names or not len(ids):
+        return ids, *values
+    weights = values[names.index("weights")]
+    with np.errstate(invalid="ignore"):
+        if not (weights[..., 1:] > weights[..., :-1]).any():
+            return ids, *values
+    ids, moving = np.array(ids), [np.array(array) for array in values]
+    sort_slots(ids, moving, moving[names.index("weights")], None)
+    return ids, *moving
 
 
 def _trimmed(ids: Any, *values: Any) -> tuple[Any, ...]:

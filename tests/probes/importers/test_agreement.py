@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from probes import pieces as size
 from probes.errors import ProbeError
-from probes.importers import pieces as size
 from probes.importers.npz import read_npz
 
 T, L, E, K = 300, 3, 16, 4

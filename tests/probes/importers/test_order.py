@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from probes.importers import pieces as size
+from probes import pieces as size
 from probes.importers.npz import read_npz
 
 T, L, E, K = 400, 2, 32, 4
