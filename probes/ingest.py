@@ -99,7 +99,8 @@ def _read_config(path: str | Path | None) -> dict[str, Any]:
         raise ProbeError(f"--model-config {path} is not a readable JSON file ({error})") from error
     if not isinstance(config, dict):
         raise ProbeError(f"--model-config {path} must hold a JSON object")
-    return config | config.get("text_config", {})
+    inner = config.get("text_config")
+    return config | inner if isinstance(inner, dict) else config
 
 
 def _sha256(path: Path) -> str:

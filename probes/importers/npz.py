@@ -16,7 +16,7 @@ import numpy as np
 from probes.errors import ProbeError, did_you_mean
 from probes.importers.agreement import agreement, choice_line, judged
 from probes.importers.order import order_notes
-from probes.importers.rules import SCORINGS, ImportRule, import_rule
+from probes.importers.rules import SCORINGS, ImportRule, import_rule, k_note
 from probes.pieces import pieces
 from probes.routing import NO_EXPERT, PER_SLOT, RoutingArrays, packed
 from probes.slot_order import sort_slots
@@ -107,6 +107,7 @@ def read_npz(
         label_names=label_names,
         router_k=_scalar(data, "k"),
     )
+    notes += k_note(config or {}, arrays.top_k)
     notes += rule.notes + tuple(order_notes(experts, order, weights is not None, exact is not None))
     if exact is not None and "experts" in data:
         notes += judged(experts, exact, sequence_id, arrays.top_k, rule, allow_mismatch)

@@ -24,6 +24,7 @@ IN_CONFIG = {
     "topk_group": ("topk_group",),
     "method": ("topk_method",),
 }
+TOP_K_NAMES = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts")
 GROUPED = ("softmax_groups", "sigmoid_bias")  # rules whose routers look at groups, where the config has them
 SCORING_NAMES = ("scoring_func", "score_func", "score_function")
 BIAS_SWITCHES = ("use_expert_bias", "use_routing_bias", "moe_router_enable_expert_bias")
@@ -94,6 +95,14 @@ def import_rule(config: Mapping[str, Any], stated: str | None, has_logits: bool)
             f"the file says gating {stated!r}, but the model config is of a model with {rule.scoring} scores"
         )
     return ImportRule(stated, stated, rule.parameters, rule.missing)
+
+
+def k_note(config: Mapping[str, Any], k: int) -> list[str]:
+    """A word where the config has another number of experts per token than the file."""
+    stated = next((config[name] for name in TOP_K_NAMES if config.get(name) is not None), k)
+    if not isinstance(stated, int) or stated == k:
+        return []
+    return [f"the file has k = {k}, the model config {stated} experts per token"]
 
 
 def _tells(config: Mapping[str, Any]) -> bool:

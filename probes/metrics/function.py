@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,6 +72,7 @@ PER_TOKEN_LAYER = (
 )
 PER_EXPERT = ("logits", "other_logits", "expert_norm")
 SCORES = ("softmax", "sigmoid", "sqrtsoftplus")
+RANK_OPTIONS = ("adjacent_rank",)  # they make a metric look at the order of the slots, which it does not do otherwise
 _CHUNK_CELLS = 16_000_000
 
 
@@ -200,24 +202,28 @@ def _packed(ids: np.ndarray, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray,
     """Empty slots last, and no slot that is empty everywhere: neither is to change a number."""
     names = [name for name in PER_SLOT if name in arrays]
     floats = [arrays[name].astype(np.result_type(arrays[name], np.float32), copy=False) for name in names]
-    ids, *values = _trimmed(*_ordered(names, *packed(ids, *floats)))
+    ids, *values = _trimmed(*packed(ids, *floats))
     more = dict(zip(names, values, strict=True))
     if "other_experts" in arrays:
         (more["other_experts"],) = _trimmed(*packed(_marked(arrays["other_experts"])))
     return ids, arrays | more
 
 
-def _ordered(names: list[str], ids: Any, *values: Any) -> tuple[Any, ...]:
+def _by_weight(arrays: RoutingArrays) -> RoutingArrays:
     """Slots in descending weight, where weights are given: ids sorted by number have no first choice."""
-    if "weights" not in names or not len(ids):
-        return ids, *values
-    weights = values[names.index("weights")]
-    with np.errstate(invalid="ignore"):
-        if not (weights[..., 1:] > weights[..., :-1]).any():
-            return ids, *values
-    ids, moving = np.array(ids), [np.array(array) for array in values]
-    sort_slots(ids, moving, moving[names.index("weights")], None)
-    return ids, *moving
+    weights = arrays.weights
+    if weights is None or not (weights[..., 1:] > weights[..., :-1]).any():
+        return arrays
+    moving: dict[str, Any] = {
+        name: np.array(getattr(arrays, name)) for name in PER_SLOT if getattr(arrays, name) is not None
+    }
+    ids = np.array(arrays.experts)
+    sort_slots(ids, list(moving.values()), moving["weights"], None)
+    return replace(arrays, experts=ids, **moving)
+
+
+def _looks_at_ranks(metric: Metric, options: Mapping[str, Any]) -> bool:
+    return "rank_order" not in metric.laws or any(options.get(name) for name in RANK_OPTIONS)
 
 
 def _trimmed(ids: Any, *values: Any) -> tuple[Any, ...]:
@@ -254,6 +260,7 @@ def make_function(metric: Metric) -> Callable[..., pd.DataFrame]:
         scores = arrays.pop("scores", None) or "softmax"
         given = {names.get(name, name): value for name, value in given.items()}
         routing = routing_arrays(experts, sequence_id, num_experts, **arrays)
+        routing = _by_weight(routing) if _looks_at_ranks(metric, given) else routing
         return run(metric, ArraysSource(routing, scores), given, **common)
 
     function.__name__ = function.__qualname__ = metric.name

@@ -93,6 +93,13 @@ def test_without_a_config_a_note_says_what_is_assumed(tmp_path):
     assert not any("as softmax" in n for n in read_npz(save(tmp_path, k=K, gating=np.array("softmax"))[0]).notes)
 
 
+def test_another_k_than_the_configs_gets_a_note(tmp_path):
+    path, _ = save(tmp_path, k=K)
+    config = {"model_type": "mixtral", "num_experts_per_tok": 2}
+    assert "the file has k = 4, the model config 2 experts per token" in read_npz(path, config=config).notes
+    assert len(read_npz(path, config=config | {"num_experts_per_tok": 4}).notes) == 1
+
+
 def test_unknown_scoring_leaves_entropy_and_margin_empty_and_the_notes_are_stored(tmp_path, capsys):
     z = np.random.default_rng(0).normal(size=(T, 1, E))
     path, _ = save(tmp_path, logits=z, experts=np.sort(np.argsort(-z, 2)[..., :K], 2))
