@@ -81,3 +81,12 @@ def plural(n: float, one: str, many: str | None = None) -> str:
 
 def _missing(value: float | None) -> bool:
     return value is None or value != value
+
+
+def control_name(kind: str) -> str:
+    """What a control is called, by what it has in common with the intervention.
+
+    >>> control_name("load-matched"), control_name("random choice"), control_name("")
+    ('load-matched random control', 'random choice control', 'random control')
+    """
+    return f"{kind} control" if "random" in kind else f"{kind} random control".strip()

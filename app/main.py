@@ -17,6 +17,7 @@ from app.formats import count, date
 from app.pages import SECTIONS, Here, Page, discover
 from app.served import short, traces
 from app.trace_file import shown_first
+from probes.chatter import hush
 from probes.errors import ProbeError
 from store.errors import TraceError
 
@@ -25,6 +26,7 @@ REFRESH_SECONDS = 3  # how often a trace that is being recorded is looked at aga
 
 
 def main() -> None:
+    hush()
     # A local file as icon: a named one would be fetched from a font server.
     st.set_page_config(page_title="Router workbench", page_icon=str(PICTURES / "icon.svg"), layout="wide")
     st.logo(str(PICTURES / "logo.svg"), size="large", icon_image=str(PICTURES / "icon.svg"))

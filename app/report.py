@@ -18,6 +18,7 @@ from pathlib import Path
 from app.report_page import templates, written
 from app.theme import COLORS
 from probes.errors import ProbeError, UsageError
+from probes.parsing import whole
 from store.errors import TraceError
 
 COMPONENTS = Path(__file__).parent / "components"
@@ -89,10 +90,10 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m app.report")
     parser.add_argument("trace")
     parser.add_argument("--to", required=True)
-    parser.add_argument("--run", type=int)
-    args = parser.parse_args(words)
+    parser.add_argument("--run", type=lambda text: whole(text, "--run", 1))
     logging.disable(logging.WARNING)  # Streamlit remarks that there is no browser
     try:
+        args = parser.parse_args(words)
         file = write_report(args.trace, args.to, args.run)
     except ProbeError as error:
         sys.stderr.write(f"probe: {error}\n")

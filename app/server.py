@@ -23,6 +23,7 @@ from pathlib import Path
 from app.options import Options, as_words
 from app.theme import streamlit_options
 from probes.errors import ProbeError, UsageError
+from probes.parsing import whole
 from store.errors import TraceError
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -228,7 +229,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own arguments."""
     parser.add_argument("traces", nargs="*", metavar="TRACE")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8501)
+    parser.add_argument("--port", type=lambda text: whole(text, "--port", 1, 65535), default=8501)
     parser.add_argument("--i-know", action="store_true")
     parser.add_argument("--open", action="store_true")
     parser.add_argument("--record-to")
@@ -238,8 +239,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m app.server")
     arguments(parser)
-    args = parser.parse_args(words)
     try:
+        args = parser.parse_args(words)
         return serve(args.traces, args.host, args.port, args.open, args.i_know, args.record_to, args.model)
     except ProbeError as error:
         _say(f"probe: {error}")

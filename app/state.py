@@ -117,20 +117,28 @@ def search(label: str, name: str, **widget: Any) -> str:
 
 def amount(label: str, name: str, default: float, *, low: float, high: float, **widget: Any) -> float:
     """A number box bound to the URL parameter `name`; a number out of range in the URL counts as not chosen."""
+    value = amount_or_none(label, name, float(default), low=low, high=high, **widget)
+    return float(default) if value is None else value
+
+
+def amount_or_none(
+    label: str, name: str, default: float | None, *, low: float, high: float, **widget: Any
+) -> float | None:
+    """The same; with None as the default the box stays empty, and the answer None, until somebody writes a number."""
     import streamlit as st
 
     key = f"pick_{name}"
-    st.session_state[key] = _between(read(name), low, high, float(default))
+    st.session_state[key] = _between(read(name), low, high, default)
 
     def chosen() -> None:
         value = st.session_state[key]
         write(**{name: None if value is None or value == default else f"{value:g}"})
 
     value = st.number_input(label, float(low), float(high), key=key, on_change=chosen, **widget)
-    return float(default) if value is None else float(value)
+    return default if value is None else float(value)
 
 
-def _between(text: str | None, low: float, high: float, otherwise: float) -> float:
+def _between(text: str | None, low: float, high: float, otherwise: float | None) -> float | None:
     try:
         value = float(text or "")
     except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 from collections.abc import Iterable
@@ -12,11 +13,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TraceFile:
-    """A trace as it lies on the disk at this moment."""
+    """A trace as it lies on the disk at this moment.
+
+    state: which file it is and when anything about it was changed last. Another file under the same name differs in it
+    even where size and time of change are the same: nobody can set the time that the system itself notes. The content
+    is not read for it, because closing any handle of the file would take DuckDB's lock from it.
+    """
 
     path: str
     changed_ns: int
     n_bytes: int
+    state: str = ""
 
     @property
     def name(self) -> str:
@@ -32,7 +39,9 @@ def identify(path: str) -> TraceFile:
     """The file's identity now; FileNotFoundError where there is none. A write-ahead log beside it counts as part."""
     first, *rest = _files(Path(path))
     stats = [first.stat(), *filter(None, map(_stat, rest))]
-    return TraceFile(path, max(s.st_mtime_ns for s in stats), sum(s.st_size for s in stats))
+    told = [(s.st_dev, s.st_ino, s.st_mtime_ns, s.st_ctime_ns, s.st_size) for s in stats]
+    state = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+    return TraceFile(path, max(s.st_mtime_ns for s in stats), sum(s.st_size for s in stats), state)
 
 
 def shown_first(runs: Iterable[dict[str, Any]]) -> dict[str, Any]:

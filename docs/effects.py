@@ -26,9 +26,12 @@ BLOCK = "effects"
 EXPERIMENTS = (banning, steering, boosting, curves, pruning, decoding)
 HEAD = """What is named by a recording was recorded from other texts than those measured: every second document of
 `prompts.jsonl` (some of the others are read for perplexity), or other pairs of questions. Each intervention is compared
-with the same model without it, paired over the items, and with {controls} random controls of the same size: the same
-intervention with as many other experts of the same layers (numbers of experts and noise: with random choice; decoding
-strategies: with plain decoding). Numbers in
+with the same model without it, paired over the items, and with up to {controls} load-matched controls: the same
+intervention with other experts of the same layers that get the same share of the assignments of the very tokens that
+are evaluated, within 10 % of that share; as many experts or, where no set of as many fits, a set of the nearest size.
+There are fewer controls where there are no more different sets, and none, with the reason, where there is no such set.
+Where it is told, count-matched controls have as many experts, whatever these carry. Numbers of experts and noise are
+compared with random choice; decoding strategies with plain decoding. Numbers in
 brackets are 95 % intervals, percentile bootstrap over items, 2,000 resamples; p is of a sign-flip test over items,
 corrected by Holm over all tests of the experiment. An interval of width 0 means that no item differed.
 

@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probes import parsing
 from probes.errors import UsageError
 from probes.metrics import discover, get
 from probes.metrics.bootstrap import SEED
 from probes.metrics.permutation import PERMUTATIONS, Permuted, with_noise
 from probes.metrics.registry import Column, Metric
-from probes.metrics.run import run
+from probes.metrics.run import check_by, run
 from probes.sources import PairedSource, RunsSource, TaggedSource, TraceSource, layers_of, opened, second_source
 
 if TYPE_CHECKING:
     import pandas as pd
 
+MOST_RESAMPLES = 1_000_000  # all are held at once
 PAIR = ("against", "against_trace")
 COMMON_COLUMNS = (
     Column("label", "name", "label of the sequences; null = those without one"),
@@ -55,6 +57,8 @@ def analyze(
     `attrs` of the result hold metric, params, run_id and columns.
     """
     asked = Asked.of(metric, layers=layers, by=by, test=test, **params)
+    if run_id is not None:
+        parsing.whole(run_id, "--run", 1)
     opened_trace = opened(trace)
     with opened_trace.held():
         source = TraceSource(opened_trace, run_id, layers, sequences)
@@ -65,6 +69,7 @@ def analyze(
         "params": asked.params() | chosen,
         "run_id": source.run_id,
         "columns": [_described(asked.metric, name) for name in frame.columns],
+        "basis": asked.basis(source),
     }
     return frame
 
@@ -86,7 +91,10 @@ class Asked:
         """As `analyze` takes it. Raises UsageError for a wrong name or value."""
         declared = get(metric)
         common: dict[str, Any] = {name: params.pop(name) for name in ("ci", "resamples", "seed") if name in params}
+        _judged(common, by, layers, declared)
         pair = {name: params.pop(name, None) for name in PAIR if declared.paired or declared.across}
+        if pair.get("against") is not None:
+            parsing.whole(pair["against"], "--against", 1)
         return cls(declared, declared.checked(params), layers, by, test, pair, common)
 
     def params(self) -> dict[str, Any]:
@@ -95,6 +103,14 @@ class Asked:
         pair = {name: str(getattr(value, "path", value)) if name == "against_trace" and value is not None else value
                 for name, value in self.pair.items()}  # fmt: skip
         return _params(self.options, {"by": self.by, "layers": self.layers, "test": self.test, **pair}, self.common)
+
+    def basis(self, source: TraceSource) -> dict[str, Any]:
+        """What a table over this source rests on: the state of its runs, and the code. JSON-able."""
+        from probes.metrics.code import code_fingerprint
+
+        paired = self.metric.paired or any(value is not None for value in self.pair.values())
+        others = [second_source(source, **self.pair)] if paired else []
+        return {"code": code_fingerprint(self.metric), "runs": [one.state for one in (source, *others)]}
 
     def table(self, source: TraceSource) -> pd.DataFrame:
         """The metric's table over a source."""
@@ -109,6 +125,16 @@ class Asked:
         frame = run(self.metric, source, self.options, by=self.by, **self.common)
         seed = self.common.get("seed", SEED)
         return _tested(frame, self.metric, source, self.options, seed) if self.test else frame
+
+
+def _judged(common: Mapping[str, Any], by: str | None, layers: Any, declared: Metric) -> None:
+    """UsageError for what no trace could make right, before one is opened."""
+    parsing.whole(common.get("resamples", 1), "--resamples", 1, MOST_RESAMPLES)
+    parsing.whole(common.get("seed", 0), "--seed")
+    if layers is not None:
+        layers_of(layers)
+    if by is not None:
+        check_by(declared, by)
 
 
 def _tested(
@@ -142,7 +168,7 @@ def save(trace: Any, frame: pd.DataFrame) -> int:
     from store.results import save_result
 
     table = as_object(frame)
-    return save_result(opened(trace), definition=_definition(table["metric"]), **table)
+    return save_result(opened(trace), definition=_definition(table["metric"]), basis=frame.attrs.get("basis"), **table)
 
 
 def _definition(name: str) -> dict[str, str]:

@@ -15,7 +15,8 @@ from probes.errors import ProbeError, UsageError
 from probes.metrics.load import coefficient_of_variation
 from probes.metrics.registry import Column
 from probes.metrics.tables import ratio
-from probes.sources import TraceSource, opened, ranges
+from probes.parsing import whole
+from probes.sources import TraceSource, layers_of, opened, ranges
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,6 +81,11 @@ def compare(
     it). `agreement` reads the raw rows of both, token by token; all else comes from the sums stored with the traces.
     Raises ProbeError where the runs differ in shape, UsageError for a run compared with itself.
     """
+    for name, value in (("--run", run), ("--against", against)):
+        if value is not None:
+            whole(value, name, 1)
+    if layers is not None:
+        layers_of(layers)
     a, b = sources(trace_a, trace_b, run, against, layers)
     sums = (_sums(a), _sums(b))
     experts = _expert_table(a, sums)

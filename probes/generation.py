@@ -16,7 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probes.errors import ProbeError, UsageError
+from probes.capture.head import LARGE, headless, takes_logits_to_keep
+from probes.capture.within import config_of, device_of, dtype_of, reader, text_config
+from probes.errors import ProbeError
+from probes.generation_config import end_token_ids, generation_config, parse_options, require_decoder, write
+from probes.parsing import number, whole
 from probes.recording.session import pad
 
 if TYPE_CHECKING:
@@ -28,7 +32,12 @@ Step = Callable[[list[str]], None]
 
 @dataclass(frozen=True)
 class Decoding:
-    """How text is written. `stop`: texts that end it (the model's end token always does); the first is cut off."""
+    """How text is written.
+
+    stop     texts that end it (the model's end token always does); the first is cut off
+    options  "repetition_penalty=1.2" and the like (see `probes.generation_config`); what the checkpoint's own
+             generation_config asks for is not used
+    """
 
     max_new_tokens: int = 64
     stop: tuple[str, ...] = ()
@@ -36,16 +45,27 @@ class Decoding:
     temperature: float = 1.0
     top_p: float = 1.0
     seed: int = 0
+    options: tuple[str, ...] = ()
 
     def checked(self) -> Decoding:
         """Itself, or a UsageError for numbers out of range."""
-        if self.max_new_tokens < 1:
-            raise UsageError(f"--max-new-tokens must be at least 1, got {self.max_new_tokens}")
-        if not self.temperature > 0:
-            raise UsageError(f"--temperature must be above 0, got {self.temperature:g}")
-        if not 0 < self.top_p <= 1:
-            raise UsageError(f"--top-p must be above 0 and at most 1, got {self.top_p:g}")
+        whole(self.max_new_tokens, "--max-new-tokens", 1)
+        number(self.temperature, "--temperature", above=0)
+        number(self.top_p, "--top-p", above=0, high=1)
+        whole(self.seed, "--seed")
+        parse_options(self.options, sampled=self.sample)
         return self
+
+    def config(self, model: Any, tokenizer: Any) -> Any:
+        """The same as transformers takes it, for this model."""
+        return generation_config(
+            model,
+            max_new_tokens=self.max_new_tokens,
+            eos_token_id=sorted(end_ids(model, tokenizer)),
+            pad_token_id=pad_id(tokenizer),
+            sample={"temperature": float(self.temperature), "top_p": float(self.top_p)} if self.sample else None,
+            options=self.options,
+        )
 
 
 @dataclass(frozen=True)
@@ -72,21 +92,12 @@ def generate(
     on_step is called after each token with the texts so far.
     """
     decoding = decoding or Decoding()
+    require_decoder(model)
     ids, mask = padded(model, tokenizer, prompts)
-    ends = end_ids(model, tokenizer)
-    watch = Watch(tokenizer, ids.shape[1], decoding.stop, ends, on_step)
-    sampling = {"temperature": float(decoding.temperature), "top_p": float(decoding.top_p), "top_k": 0}
-    config = _config(
-        max_new_tokens=decoding.max_new_tokens,
-        eos_token_id=sorted(ends) or None,
-        pad_token_id=pad_id(tokenizer),
-        do_sample=decoding.sample,
-        **(sampling if decoding.sample else {}),
-    )
+    watch = Watch(tokenizer, ids.shape[1], decoding.stop, end_ids(model, tokenizer), on_step)
+    config = decoding.config(model, tokenizer)
     with _seeded(decoding), _no_memory_error():
-        output = model.generate(
-            inputs=ids, attention_mask=mask, generation_config=config, stopping_criteria=watch.criteria()
-        )
+        output = write(model, ids, mask, config, stopping_criteria=watch.criteria())
     rows = output[:, ids.shape[1] :].cpu().numpy().astype(np.int32)
     return [generated(row, model, tokenizer, decoding.stop) for row in rows]
 
@@ -98,6 +109,10 @@ def distributions(
 
     stepwise: the continuation is fed token by token after its prompt (decoding), not in one pass with it (prefill).
     """
+    if getattr(config_of(model), "is_encoder_decoder", False):
+        require_decoder(model)
+    if why := headless(model):
+        raise ProbeError(f"{why}: it gives no token a probability")
     if any(len(prompt) == 0 for prompt in prompts):
         raise ProbeError("a text to be scored needs at least one token before it")
     with _no_memory_error():
@@ -109,11 +124,33 @@ def _read(model: Any, tokenizer: Any, prompts: Sequence[Ids], continuations: Seq
 
     whole = [np.concatenate([p, c]) for p, c in zip(prompts, continuations, strict=True)]
     # Padding on the right: positions need no shift, and recurrent layers see it last.
-    ids, mask = pad(whole, pad_id(tokenizer), left=False, device=model.device)
+    ids, mask = pad(whole, pad_id(tokenizer), left=False, device=device_of(model))
+    first = min(map(len, prompts)) - 1  # before it, no position's logits are needed
+    keep = {"logits_to_keep": ids.shape[1] - first} if first and _large(model, ids) else {}
+    masked = {} if mask is None else {"attention_mask": mask}
     with torch.no_grad():
-        logits = model(input_ids=ids, use_cache=False, **({} if mask is None else {"attention_mask": mask})).logits
-    spans = [slice(len(p) - 1, len(p) - 1 + len(c)) for p, c in zip(prompts, continuations, strict=True)]
+        output = reader(model)(input_ids=ids, use_cache=False, **masked, **keep)
+    logits = _word_logits(model, output, ids.shape[1])
+    left = ids.shape[1] - logits.shape[1]
+    spans = [slice(len(p) - 1 - left, len(p) - 1 - left + len(c)) for p, c in zip(prompts, continuations, strict=True)]
     return [logits[row, span].float().log_softmax(-1) for row, span in enumerate(spans)]
+
+
+def _large(model: Any, ids: Any) -> bool:
+    """Would all logits of ids [B, S] take so much memory that only those needed are worth another rounding?"""
+    size = ids.numel() * text_config(model).vocab_size * dtype_of(model).itemsize
+    return size >= LARGE and takes_logits_to_keep(model)
+
+
+def _word_logits(model: Any, output: Any, length: int) -> Any:
+    """Logits [B, S, V] of the tokens of the text: some wrappers return tuples, some put tokens of theirs before it."""
+    logits = getattr(output, "logits", None)
+    if logits is None:
+        found = output if isinstance(output, tuple) else ()
+        logits = next((one for one in found if getattr(one, "ndim", 0) == 3), None)
+    if logits is None:
+        raise ProbeError(f"{type(model).__name__} returns no logits of words, so no text can be scored with it")
+    return logits[:, max(0, logits.shape[1] - length) :]
 
 
 def _forced(model: Any, tokenizer: Any, prompts: Sequence[Ids], continuations: Sequence[Ids]) -> list[torch.Tensor]:
@@ -122,13 +159,13 @@ def _forced(model: Any, tokenizer: Any, prompts: Sequence[Ids], continuations: S
 
     longest = max(len(c) for c in continuations)
     if longest == 0:
-        return [torch.zeros(0, model.config.get_text_config().vocab_size, device=model.device) for _ in prompts]
+        return [torch.zeros(0, text_config(model).vocab_size, device=device_of(model)) for _ in prompts]
     ids, mask = padded(model, tokenizer, prompts)
     force = _Force(continuations, pad_id(tokenizer))
     # No token ends the reading, also not an end token inside the text: this id does not exist.
-    nothing = model.config.get_text_config().vocab_size
-    config = _config(max_new_tokens=longest, pad_token_id=pad_id(tokenizer), do_sample=False, eos_token_id=nothing)
-    model.generate(inputs=ids, attention_mask=mask, generation_config=config, logits_processor=force.processors())
+    nothing = text_config(model).vocab_size
+    config = generation_config(model, max_new_tokens=longest, pad_token_id=pad_id(tokenizer), eos_token_id=[nothing])
+    write(model, ids, mask, config, logits_processor=force.processors())
     return [torch.stack(rows) if rows else force.empty() for rows in force.rows]
 
 
@@ -148,24 +185,14 @@ def pad_id(tokenizer: Any) -> int:
 
 def end_ids(model: Any, tokenizer: Any) -> set[int]:
     """Tokens that end a text, by the model's own account and the tokenizer's."""
-    named = model.generation_config.eos_token_id
-    found = {named} if isinstance(named, int) else set(named or [])
-    return found | ({tokenizer.eos_token_id} - {None})
+    return {*end_token_ids(model), tokenizer.eos_token_id} - {None}
 
 
 def padded(model: Any, tokenizer: Any, prompts: Sequence[Ids]) -> tuple[Any, Any]:
     """Ids and mask [B, S] of a batch, padded on the left, on the model's device."""
     given = [np.asarray(prompt) for prompt in prompts]
-    ids, mask = pad(given, pad_id(tokenizer), left=True, device=model.device)
+    ids, mask = pad(given, pad_id(tokenizer), left=True, device=device_of(model))
     return ids, ids.new_ones(ids.shape) if mask is None else mask
-
-
-def _config(**settings: Any) -> Any:
-    from transformers import GenerationConfig
-
-    # Stated, because what is left open would be filled in from the model's own generation_config.json.
-    plain = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1, "min_length": 0}
-    return GenerationConfig(use_cache=True, disable_compile=True, **plain, **settings)
 
 
 @contextmanager

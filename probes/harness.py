@@ -21,11 +21,14 @@ import numpy as np
 
 from probes.errors import ProbeError
 from probes.evaluation.arms import Arm, arm_of, check_arms, reseeded, step_by_step
+from probes.evaluation.score import acted_in
 from probes.evaluation.strategies import read, write
 from probes.generation import Decoding, distributions, generate
+from probes.generation_config import SAMPLING_OPTIONS, is_neutral, option_texts
 from probes.recording.encode import context_length
 
 MAX_NEW_TOKENS = 256
+OWN = ("until", "do_sample", "temperature", "top_p", "max_gen_toks", "max_new_tokens")  # the rest goes by name
 MISSING = "lm-evaluation-harness is not installed; get it with: pip install 'router-workbench[harness]'"
 
 
@@ -41,6 +44,12 @@ def harness_model(
     lm = _lm_class()(model, tokenizer, arm, batch_size)
     check_arms([arm], model, tokenizer)
     return lm
+
+
+def _others(settings: dict[str, Any], sample: bool) -> dict[str, Any]:
+    """What a request asks for beyond `OWN` that would change its text; cuts of what is sampled change no greedy one."""
+    skip = (*OWN, *(() if sample else SAMPLING_OPTIONS))
+    return {n: v for n, v in settings.items() if n not in skip and v is not None and not is_neutral(n, v)}
 
 
 @cache
@@ -130,7 +139,8 @@ class Requests:
             (stop,) if isinstance(stop, str) else tuple(stop),
             sample,
             float(settings["temperature"]) if sample else 1.0,
-            float(settings.get("top_p") or 1.0),
+            float(settings.get("top_p") or 1.0) if sample else 1.0,
+            options=option_texts(_others(settings, sample)),
         ).checked()
 
     def _write(self, decoding: Decoding, prompts: list[list[int]]) -> list[str]:
@@ -168,8 +178,10 @@ class Requests:
         for number, start in enumerate(range(0, len(order), self._batch_size)):
             some = order[start : start + self._batch_size]
             specs = reseeded(self._arm.specs, number)
-            with steer(self._model, specs, tokenizer=self.tokenizer) if specs else nullcontext():
+            with steer(self._model, specs, tokenizer=self.tokenizer) if specs else nullcontext() as steering:
                 answers = answer([given[i] for i in some])
+            if steering is not None:
+                acted_in(steering, self._arm.name)
             for i, one in zip(some, answers, strict=True):
                 found[i] = one
         return found

@@ -14,10 +14,11 @@ import numpy as np
 
 from probes.errors import ProbeError
 from probes.importers.npz import Imported, read_npz
-from probes.importers.rules import UNKNOWN
+from probes.parsing import place
 from probes.recording.target import check_target
-from probes.routing import RoutingArrays
-from probes.scores import entropy, margin, probabilities
+from probes.routing import NO_EXPERT, RoutingArrays
+from probes.scores import UNKNOWN, entropy, margin, probabilities
+from probes.void import ALL_INFINITE, all_infinite
 
 if TYPE_CHECKING:
     from store.batch import Batch, LayerInfo, LayerRows
@@ -62,6 +63,7 @@ def import_npz(
 
     Raises ProbeError or store.errors.TraceError, one line each; a new `out` is removed again when the import fails.
     """
+    source, out = place(source, "the file to import"), place(out, "out")
     from store.batch import RunInfo
     from store.writer import TraceWriter
 
@@ -69,11 +71,12 @@ def import_npz(
     check_target(Path(out))
     config = _read_config(model_config)
     found = read_npz(source, allow_missing=allow_missing, allow_mismatch=allow_mismatch, config=config)
+    notes = [*found.notes, *_void_note(found.arrays)]
     run = RunInfo(
         name=name or Path(source).stem,
         model=config.get("_name_or_path") or config.get("model_type") or f"imported: {Path(source).name}",
         num_layers=config.get("num_hidden_layers") or int(found.arrays.layers.max()) + 1,
-        provenance={"imported_from": Path(source).name, "sha256": _sha256(Path(source)), "notes": found.notes},
+        provenance={"imported_from": Path(source).name, "sha256": _sha256(Path(source)), "notes": notes},
     )
     with TraceWriter.create(out, run, list(_layers(found)), kept=_kept(found.arrays)) as writer:
         for index, starts in enumerate(_cuts(found)):
@@ -86,8 +89,14 @@ def import_npz(
         tokens=len(found.arrays.sequence_id),
         seconds=time.perf_counter() - started,
         bytes=Path(out).stat().st_size,
-        notes=found.notes,
+        notes=notes,
     )
+
+
+def _void_note(arrays: RoutingArrays) -> list[str]:
+    if arrays.logits is None or not (rows := int(all_infinite(arrays.logits).sum())):
+        return []
+    return [f"{rows:,} rows (token and layer) are stored as missing, because their logits are all -inf"]
 
 
 def _read_config(path: str | Path | None) -> dict[str, Any]:
@@ -171,6 +180,7 @@ def _rows(found: Imported, index: int, rows: slice) -> LayerRows:
 
     arrays = found.arrays
     experts = arrays.experts[rows, index]
+    reason: Any = NOT_IN_FILE
     given: dict[str, Any] = {
         name: getattr(arrays, name)[rows, index]
         for name in ("weights", "output_norm", "output_absmax")
@@ -178,15 +188,20 @@ def _rows(found: Imported, index: int, rows: slice) -> LayerRows:
     }
     if arrays.logits is not None:
         logits = np.ascontiguousarray(arrays.logits[rows, index])
-        known = ~np.isnan(logits).any(axis=1)
+        void = all_infinite(logits)
+        if void.any():
+            reason = np.where(void, ALL_INFINITE, NOT_IN_FILE).astype(object)
+            experts = np.where(void[:, None], NO_EXPERT, experts).astype(experts.dtype)
+            given = {name: np.where(void[:, None], np.nan, values) for name, values in given.items()}
+        known = ~np.isnan(logits).any(axis=1) & ~void
         given |= {"logits": logits, "logits_kept": None if known.all() else known}
         given |= _scores(found.scoring, logits, known, experts)
-    return LayerRows(layer=int(arrays.layers[index]), experts=experts, missing_reason=NOT_IN_FILE, **given)
+    return LayerRows(layer=int(arrays.layers[index]), experts=experts, missing_reason=reason, **given)
 
 
 def _scores(scoring: str, logits: np.ndarray, known: np.ndarray, experts: np.ndarray) -> dict[str, np.ndarray]:
     """Entropy and margin [T]; NaN in rows without logits, none where it is not known how logits become scores."""
     if scoring == UNKNOWN:
         return {}
-    p = probabilities(np.nan_to_num(logits.astype(np.float64)), scoring)
+    p = probabilities(np.where(known[:, None], logits, 0).astype(np.float64), scoring)
     return {"entropy": np.where(known, entropy(p), np.nan), "margin": np.where(known, margin(p, experts), np.nan)}

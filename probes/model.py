@@ -11,8 +11,36 @@ from pathlib import Path
 from typing import Any
 
 from probes.errors import ProbeError, UsageError, did_you_mean, unknown
+from probes.families.initialised import note_loading
+from probes.parsing import is_whole
 
+LOADING = ("dtype", "device", "revision", "trust_remote_code")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+# Kinds of device torch knows; whether this machine has one is seen when it is used.
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu", "npu", "hpu", "mlu", "musa", "xla", "meta")
+
+
+def check_loading(dtype: str = "auto", device: str | None = None) -> None:
+    """UsageError for a precision or a device that is none; nothing is imported to see it."""
+    if dtype not in DTYPES:
+        raise unknown("dtype", str(dtype), DTYPES)
+    kind, colon, index = str(device).partition(":")
+    if device is None:
+        return
+    if kind not in DEVICES:
+        raise unknown("--device", str(device), DEVICES)
+    if colon and not (is_whole(index) and index.isdigit()):
+        raise UsageError(f"--device {device}: after the colon stands a number, as in cuda:1")
+
+
+def check_load(settings: dict[str, Any]) -> None:
+    """UsageError for what `load_model` does not take, and for what `check_loading` refuses."""
+    for name in settings:
+        if name not in LOADING:
+            raise unknown("setting of load_model", str(name), LOADING)
+    check_loading(settings.get("dtype", "auto"), settings.get("device"))
 
 
 def load_model(
@@ -29,8 +57,7 @@ def load_model(
     modules that hooks are put on. `device` "auto" spreads the model over what there is (needs accelerate). ProbeError
     for anything that is missing, truncated, unknown, unreachable, or no mixture of experts.
     """
-    if dtype not in DTYPES:
-        raise unknown("dtype", dtype, DTYPES)
+    check_loading(dtype, device)
     name = _checked(model)
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     with _one_line(name):
@@ -43,44 +70,71 @@ def load_skeleton(
     model: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> tuple[Any, Any]:
     """(model without weights, tokenizer): the modules and shapes of a model, in no memory. Raises ProbeError."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
     name = _checked(model)
+    import torch
+    from transformers import AutoConfig, AutoTokenizer
+
+    from probes.model_class import from_config, text_part
+
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     with _one_line(name):
         config = AutoConfig.from_pretrained(name, **options)
         with torch.device("meta"):
-            skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+            skeleton = text_part(from_config(config, trust_remote_code=trust_remote_code))
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
     _require_experts(name, skeleton)
     return skeleton.eval(), tokenizer
 
 
+def load_config(model: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """(configuration, tokenizer) of a model: what its files say before any weight is read. Raises ProbeError."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    name, options = _checked(model), {"revision": revision, "trust_remote_code": trust_remote_code}
+    with _one_line(name):
+        return AutoConfig.from_pretrained(name, **options), AutoTokenizer.from_pretrained(name, **options)
+
+
+def check_folder(model: str | Path) -> Path | None:
+    """The folder of a model, with everything in it that is needed; None for a hub name. Raises ProbeError."""
+    folder = _folder(str(model))
+    if folder is not None:
+        _check_folder(folder)
+    return folder
+
+
 def _checked(model: str | Path) -> str:
     """The model's name, after a look at its folder if it is one."""
+    folder = _folder(str(model))  # before anything is imported that takes seconds
     from transformers.utils import logging
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()  # loading bars belong on a terminal, not into a log
-    folder = _folder(str(model))
     if folder is not None:
         _check_folder(folder)
     return str(model)
 
 
 def _load(model: str, dtype: str, device: str | None, options: dict[str, Any]) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
+    from probes.model_class import model_class, text_part
+
+    config = AutoConfig.from_pretrained(model, **options)
+    loader = model_class(config, trust_remote_code=options["trust_remote_code"])
     # `from_pretrained(dtype=...)`, never `.to(dtype)`: some families keep router weights and biases in float32.
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+    # Other shapes are let pass there, to be refused by name here; what is missing is remembered, and told later.
+    found: Any = loader.from_pretrained(
         model,
         dtype=dtype,
         use_safetensors=True,
         use_kernels=False,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
         **({"device_map": "auto"} if device == "auto" else {}),
         **options,
     )
+    loaded = text_part(note_loading(model, *found))
     if device not in (None, "auto"):
         _move(loaded, str(device))
     return loaded, AutoTokenizer.from_pretrained(model, **options)
@@ -191,7 +245,7 @@ def _explain(model: str, error: Exception) -> str:
     if "not a local folder and is not a valid model identifier" in text or "404" in text:
         return f"there is no model {model!r}, neither as a folder nor on the hub"
     if "Unrecognized configuration class" in text:
-        return f"{model} is not a causal language model: {first}"
+        return f"{model} is of a kind that transformers loads neither as a language model nor by its own name: {first}"
     return f"{model} cannot be loaded: {first}"
 
 

@@ -6,14 +6,18 @@ A bad line never spoils the good ones: it is kept as a `BadPrompt` that names fi
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from probes.chat import KEYS, ChatOptions, chat_options
+from probes.chat import fault as chat_fault
 from probes.errors import ProbeError, did_you_mean
 
-KNOWN_KEYS = ("text", "messages", "id", "label", "target", "choices", "metadata")
+CHAT_KEYS = tuple(key for key, _, _ in KEYS)
+KNOWN_KEYS = ("text", "messages", "id", "label", "target", "choices", "metadata", *CHAT_KEYS)
+JSON_TEXT = ("metadata", "messages", "tools", "documents", "chat_template_kwargs")
 OPTIONAL: tuple[tuple[str, type, str], ...] = (
     ("label", str, "a string"),
     ("target", str, "a string"),
@@ -24,7 +28,11 @@ OPTIONAL: tuple[tuple[str, type, str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One sequence to record: `text`, or chat `messages` that the model's own template renders."""
+    """One sequence to record: `text`, or chat `messages` that the model's own template renders.
+
+    chat    what the template is given beside the messages
+    unused  keys of its line that mean nothing
+    """
 
     source: str
     prompt_id: str
@@ -34,6 +42,8 @@ class Prompt:
     target: str | None = None
     choices: list[str] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    chat: ChatOptions = field(default_factory=ChatOptions)
+    unused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +146,21 @@ def _read_parquet(path: Path) -> Iterator[Prompt | BadPrompt]:
         for batch in file.iter_batches(batch_size=1024):
             for record in batch.to_pylist():
                 number += 1
-                metadata = record.get("metadata")
-                if isinstance(metadata, str):
-                    # Parquet has no free-form objects, so metadata is commonly written as JSON text.
-                    record["metadata"] = json.loads(metadata)
-                present = {key: value for key, value in record.items() if value is not None}
+                for key in JSON_TEXT:
+                    # Parquet has no free-form objects, so they are commonly written as JSON text.
+                    if isinstance(record.get(key), str):
+                        record[key] = json.loads(record[key])
+                present = _present(record)
                 yield prompt_from_record(present, f"{path}: row {number}", str(number))
     except (pa.ArrowInvalid, json.JSONDecodeError) as error:
         raise ProbeError(f"prompts {path}: not a readable Parquet file ({str(error).splitlines()[0]})") from error
+
+
+def _present(value: Any) -> Any:
+    """Without the keys that Parquet fills with null because another row has them."""
+    if isinstance(value, dict):
+        return {key: _present(one) for key, one in value.items() if one is not None}
+    return [_present(one) for one in value] if isinstance(value, list) else value
 
 
 def prompt_from_record(record: Any, source: str, default_id: str) -> Prompt | BadPrompt:
@@ -160,7 +177,31 @@ def prompt_from_record(record: Any, source: str, default_id: str) -> Prompt | Ba
         target=record.get("target"),
         choices=record.get("choices"),
         metadata=record.get("metadata") or {},
+        chat=chat_options(record),
+        unused=_unused(record),
     )
+
+
+def _unused(record: dict[str, Any]) -> tuple[str, ...]:
+    """Unknown keys, and those of a conversation beside a text."""
+    useless = () if "messages" in record else CHAT_KEYS
+    return tuple(str(key) for key in record if key not in KNOWN_KEYS or key in useless)
+
+
+def key_notes(prompts: Sequence[Prompt]) -> list[str]:
+    """One sentence per key that is not used, however many lines have it."""
+    found: dict[str, list[str]] = {}
+    for prompt in prompts:
+        for key in prompt.unused:
+            found.setdefault(key, []).append(prompt.source)
+    return [_key_note(key, sources) for key, sources in found.items()]
+
+
+def _key_note(key: str, sources: list[str]) -> str:
+    lines = f"{len(sources):,} prompt{'s' if len(sources) > 1 else ''}, first {sources[0]}"
+    if key in CHAT_KEYS:
+        return f'the key "{key}" is not used in {lines}: it belongs to "messages"'
+    return f'the key "{key}" is not known and not used in {lines}{did_you_mean(key, KNOWN_KEYS)}'
 
 
 def _fault(record: Any) -> str | None:
@@ -180,16 +221,7 @@ def _fault(record: Any) -> str | None:
             return f'"{key}" must be {name}, got {_kind(value)}'
     if not isinstance(record.get("id", ""), str | int) or isinstance(record.get("id"), bool):
         return f'"id" must be a string, got {_kind(record["id"])}'
-    return _message_fault(record["messages"]) if has_messages else None
-
-
-def _message_fault(messages: Any) -> str | None:
-    if not isinstance(messages, list) or not messages:
-        return '"messages" must be a list of at least one {"role", "content"}'
-    for index, message in enumerate(messages):
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str) or "content" not in message:
-            return f'"messages"[{index}] must be {{"role": …, "content": …}}'
-    return None
+    return chat_fault(record) if has_messages else None
 
 
 def _near(record: dict[str, Any]) -> str:

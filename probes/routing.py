@@ -29,7 +29,7 @@ def was_routed(experts: np.ndarray) -> np.ndarray:
     return np.asarray(experts)[..., 0] != NO_EXPERT
 
 
-def packed(experts: np.ndarray, *per_slot: np.ndarray | None) -> tuple[np.ndarray | None, ...]:
+def packed(experts: np.ndarray, *per_slot: np.ndarray | None) -> tuple[Any, ...]:
     """The same rows with their empty slots last, and the arrays of the same slots in the same order.
 
     experts [..., k]: ids below 0 are empty slots; a row of them is unrouted, or has LOST in its first slot where it

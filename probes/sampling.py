@@ -112,15 +112,15 @@ def _has_noise(table: pd.DataFrame) -> bool:
 
 
 def _saved(source: TraceSource, asked: Asked) -> pd.DataFrame | None:
-    """The newest table kept in the trace that answers what is asked; none from before the run was complete."""
+    """The newest table kept in the trace that answers what is asked; none that rests on other runs or other code."""
     from store.results import saved_results, saved_table
 
-    finished = source.run.get("finished_at")
-    if finished is None:
+    if source.run.get("finished_at") is None:
         return None
+    basis = asked.basis(source)
     wanted = json.loads(json.dumps(asked.params(), default=str))
     for kept in saved_results(source.trace, source.run_id, asked.metric.name):
-        if kept["created_at"] >= finished and _answers(kept["params"], wanted):
+        if kept["basis"] == basis and _answers(kept["params"], wanted):
             return saved_table(source.trace, kept["result_id"])
     return None
 

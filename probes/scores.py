@@ -7,13 +7,16 @@ import numpy as np
 from probes.errors import ProbeError
 
 SOFTMAX, SIGMOID, SQRTSOFTPLUS = "softmax", "sigmoid", "sqrtsoftplus"
+UNKNOWN = "unknown"  # the rule by which a layer makes scores of its logits is not known, so it has none
 
 
 def probabilities(logits: np.ndarray, scoring: str = SOFTMAX) -> np.ndarray:
     """Scores over all experts that sum to 1: softmax, or the family's own scores divided by their sum.
 
-    logits [..., E] -> float of the same shape; NaN logits give NaN.
+    logits [..., E] -> float of the same shape; NaN logits give NaN, and so does unknown scoring.
     """
+    if scoring == UNKNOWN:
+        return np.full(logits.shape, np.nan, np.result_type(logits.dtype, np.float32))
     if scoring == SOFTMAX:
         shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
         return shifted / shifted.sum(axis=-1, keepdims=True)

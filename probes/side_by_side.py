@@ -19,8 +19,11 @@ from typing import Any
 import numpy as np
 
 from probes.errors import ProbeError, UsageError
+from probes.evaluation.score import acted_in
 from probes.generation import Decoding, Generated, distributions, generate, kl
+from probes.generation_config import left_aside, require_decoder, used, words_of
 from probes.interventions import Spec, parse_all
+from probes.interventions.values import check_naming
 from probes.prompts import Prompt
 from probes.recording.encode import context_length, encode_prompts
 from probes.recording.tokens import TokenTexts
@@ -115,6 +118,7 @@ class SideBySide:
     baseline_run_id: int | None = None
     steered_run_id: int | None = None
     notes: list[str] = field(default_factory=list)
+    generation: dict[str, Any] = field(default_factory=dict)  # how both texts were written
 
     @property
     def changed_share(self) -> float:
@@ -175,10 +179,11 @@ def side_by_side(
     """
     from probes.steering import steer
 
-    specs = parse_all(interventions)
+    specs = check_naming(parse_all(interventions))
     if not specs:
         raise UsageError("no intervention to compare with the baseline")
     decoding = (decoding or Decoding()).checked()
+    require_decoder(model)
     if trace and decoding.sample:
         raise UsageError("a drawn text cannot be recorded: a recording writes the most likely tokens")
     asked = prompt if isinstance(prompt, Prompt) else Prompt(source="prompt", prompt_id="prompt", text=prompt)
@@ -195,11 +200,26 @@ def side_by_side(
         with manner():
             sides.append(generate(model, tokenizer, [ids], decoding, told)[0])
     written = sides[0].ids.astype(np.int64)
+    acted = None
     for manner in (nullcontext, steered):
-        with manner():
+        with manner() as steering:
             readings.append(_read(model, tokenizer, ids, written))
-    runs = _recorded(model, tokenizer, asked, specs, sides, trace) if trace else {}
-    return _compared(tokenizer, text, specs, ids, sides, readings, runs)
+        acted = acted_in(steering, "the prompt") if steering is not None else None
+    runs = _recorded(model, tokenizer, asked, specs, sides, trace, decoding.options) if trace else {}
+    facts = {**runs, **_writing(model, tokenizer, decoding)}
+    if acted is False:
+        facts["notes"].append("the interventions acted on no token: nothing here is in their scope")
+    return _compared(tokenizer, text, specs, ids, sides, readings, facts)
+
+
+def _writing(model: Any, tokenizer: Any, decoding: Decoding) -> dict[str, Any]:
+    """How both texts were written, and what of the checkpoint's own was not used."""
+    left = left_aside(model)
+    done = used(decoding.config(model, tokenizer))
+    return {
+        "generation": {**done, **({"checkpoint_options_not_used": left} if left else {})},
+        "notes": [*filter(None, [words_of(left)])],
+    }
 
 
 def _encoded(prompt: Prompt, model: Any, tokenizer: Any, new_tokens: int) -> tuple[np.ndarray, str]:
@@ -317,13 +337,19 @@ def _experts(before: dict[int, np.ndarray], after: dict[int, np.ndarray]) -> lis
 
 
 def _recorded(
-    model: Any, tokenizer: Any, prompt: Prompt, specs: Sequence[Spec], sides: list[Generated], trace: str
+    model: Any,
+    tokenizer: Any,
+    prompt: Prompt,
+    specs: Sequence[Spec],
+    sides: list[Generated],
+    trace: str,
+    options: tuple[str, ...],
 ) -> dict[str, Any]:
     """Both runs into `trace`, each generating as many tokens as it did."""
     from probes.prompts import Prompts
     from probes.recording.record import record
 
-    common = {"tokenizer": tokenizer, "progress": False}
+    common = {"tokenizer": tokenizer, "progress": False, "generation": options}
     prompts = Prompts([prompt], [])
     plain = record(model, prompts, trace, name="baseline", max_new_tokens=len(sides[0].ids), **common)
     steered = record(

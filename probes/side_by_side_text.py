@@ -12,12 +12,13 @@ MOST = 5
 def render(found: SideBySide) -> str:
     """Both texts, where they part, what happened to probabilities, and which experts changed."""
     lines = [*_side("baseline", found.baseline), *_side("steered", found.steered), "", *_texts(found), ""]
-    lines += [*_tokens(found), "", *_routing(found)]
+    lines += [*_tokens(found), "", *_routing(found), *found.notes]
     if found.trace:
         lines += [
             "",
             f"saved in {found.trace}: baseline run {found.baseline_run_id}, steered run {found.steered_run_id}",
         ]
+    lines += [f"note: {note}" for note in found.notes]
     return "\n".join(lines)
 
 

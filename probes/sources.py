@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from probes import parsing
 from probes.errors import ProbeError, UsageError
 from probes.metrics.chunk import MOMENTS, WEIGHTS, About, PairedArrays
 from probes.metrics.function import PER_EXPERT, PER_TOKEN_LAYER, SCORES
 from probes.metrics.registry import LEVELS, Metric
 from probes.routing import PER_SLOT, RoutingArrays, packed
+from probes.scores import UNKNOWN
+from probes.void import cleared, cleared_choice
 
 CHUNK_BYTES = 96 * 2**20
 MOST_ROWS = 1_000_000
@@ -27,7 +31,7 @@ def opened(trace: Any) -> Any:
         return trace
     from store.trace import open_trace
 
-    return open_trace(trace)
+    return open_trace(parsing.place(trace, "a trace"))
 
 
 def layers_of(text: Any) -> list[int]:
@@ -36,15 +40,9 @@ def layers_of(text: Any) -> list[int]:
     >>> layers_of("0-3,7")
     [0, 1, 2, 3, 7]
     """
-    if not isinstance(text, str):
-        return [int(x) for x in np.atleast_1d(text)]
-    found: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
-            raise UsageError(f"--layers takes numbers and ranges such as 0-7 or 0,3,5-7, not {text!r}")
-        found += range(int(first), int(last or first) + 1)
-    return sorted(set(found))
+    if isinstance(text, str):
+        return list(parsing.layers(text) or ())
+    return parsing.ranges(text, "layers")
 
 
 class TraceSource:
@@ -75,11 +73,18 @@ class TraceSource:
         self.position = np.flatnonzero(every["layer"].isin(rows["layer"]))
         self.about = _about(rows, self.run)
 
+    @property
+    def state(self) -> str:
+        """A hash that changes with what is stored of the run: another recording, more of it, other labels."""
+        told = ("run_id", "provenance", "status", "finished_at", "batches_done", "n_sequences", "n_tokens")
+        facts = [str(self.run.get(name)) for name in told]
+        return hashlib.sha256(json.dumps([facts, self.label_names]).encode()).hexdigest()[:32]
+
     def _there(self, sequences: Sequence[int]) -> list[int]:
         """The sequences to read, which the run must hold."""
         from store.finding_queries import sequence_labels
 
-        wanted = sorted({int(x) for x in sequences})
+        wanted = sorted(set(parsing.ranges(sequences, "sequences")))
         missing = set(wanted) - set(sequence_labels(self.trace, self.run_id)["sequence_id"].tolist())
         if missing or not wanted:
             what = f"no sequence {min(missing)} with tokens in run {self.run_id}" if missing else "no sequences to read"
@@ -171,7 +176,7 @@ class TraceSource:
         found |= {name: None for name in PER_TOKEN if not _has_values(found[name])}
         experts, *slots = packed(chunk["experts"], *(found[name] for name in PER_SLOT))
         found |= dict(zip(PER_SLOT, slots, strict=True))
-        return RoutingArrays(
+        arrays = RoutingArrays(
             experts=experts,
             sequence_id=chunk["sequence_id"],
             layers=self.about.layers,
@@ -181,6 +186,7 @@ class TraceSource:
             **found,
             **whole,
         )
+        return cleared(arrays)
 
     def aggregates(self) -> Mapping[str, Any] | None:
         """The additive sums of the run, of the chosen layers; None where the trace has none, or not all is wanted."""
@@ -277,7 +283,8 @@ class PairedSource(TraceSource):
             other = {name: np.concatenate([p[name] for p in parts]) for name in (*columns, "sequence_id", "token_id")}
             self._same_tokens(arrays, other)
             fields = {f.name: getattr(arrays, f.name) for f in dataclasses.fields(arrays)}
-            yield PairedArrays(**fields, other_experts=packed(other["experts"])[0], other_logits=other.get("logits"))
+            chosen, scored = cleared_choice(packed(other["experts"])[0], other.get("logits"))
+            yield PairedArrays(**fields, other_experts=chosen, other_logits=scored)
 
     def _nothing(self, columns: tuple[str, ...]) -> dict[str, np.ndarray]:
         """A chunk of no tokens, where the other run has none of the sequences."""
@@ -374,7 +381,9 @@ def _about(rows: Any, run_row: Mapping[str, Any]) -> About:
 
 
 def _score_rule(gating: str) -> str:
-    stated = gating.partition(":")[0].strip()
+    stated, colon, rule = (part.strip() for part in gating.partition(":"))
+    if colon and not rule:  # recorded without knowing the rule, by whatever name
+        return UNKNOWN
     if stated in SCORES:
         return stated
     return next((rule for rule in ("sqrtsoftplus", "sigmoid") if rule in gating), "softmax")

@@ -46,8 +46,9 @@ def open_weights(model: str, layers: list[int]) -> dict[str, LayerWeights]:
 
 def router_rows(layer: Any) -> np.ndarray | None:
     """[E, H], or None where the router is no single matrix."""
+    router = _without_adapter(layer.parts.router, f"the router of layer {layer.layer}")
     for name in ("weight", "classifier.weight", "linear.weight", "proj.weight"):
-        value = _tensor(layer.parts.router, name)
+        value = _tensor(router, name)
         if value is not None and value.ndim == 2:
             return value
     return None
@@ -55,12 +56,22 @@ def router_rows(layer: Any) -> np.ndarray | None:
 
 def neurons(layer: Any) -> np.ndarray | None:
     """[E, N, 3H], from one packed tensor per matrix or from a module per expert; None for other layouts."""
-    experts = layer.parts.experts
+    experts = _without_adapter(layer.parts.experts, f"the experts of layer {layer.layer}")
     both, down = _tensor(experts, "gate_up_proj"), _tensor(experts, "down_proj")
     if both is not None and down is not None:
         return _packed(both, down, experts)
     each = [_single(module) for module in experts.children()] if experts is not None else []
     return np.stack([e for e in each if e is not None]) if each and all(e is not None for e in each) else None
+
+
+def _without_adapter(module: Any, what: str) -> Any:
+    """What holds the weights. ProbeError where an adapter around it adds to them, also further inside."""
+    from probes.families.adapted import bare, has_adapter
+
+    inside = list(module.modules()) if module is not None else []
+    if any(has_adapter(one) for one in inside):
+        raise ProbeError(f"an adapter is around {what}; merge it into the weights first (merge_and_unload)")
+    return bare(module)
 
 
 def _packed(both: np.ndarray, down: np.ndarray, experts: Any) -> np.ndarray | None:

@@ -170,6 +170,9 @@ class LayerTotals:
         if rows.logits is None or kept is None:
             return
         self.arrays["n_logits"] += np.bincount(group[kept], minlength=len(self.arrays["n_tokens"]))
+        if _unknown(self.info.gating):  # scores by another rule would be numbers of another model
+            self.arrays["sum_probability"][:] = np.nan
+            return
         which = np.flatnonzero(kept)
         for start in range(0, len(which), _ROWS):
             part = which[start : start + _ROWS]
@@ -177,12 +180,19 @@ class LayerTotals:
             _add_rows(scores, share, group[part], self.arrays["sum_probability"])
 
 
+def _unknown(gating: str) -> bool:
+    """Is it not known how the layer makes scores of its logits?"""
+    return gating.partition(":")[0].strip().lower() == "unknown"
+
+
 def scores_of(logits: np.ndarray, gating: str) -> tuple[np.ndarray, np.ndarray]:
     """Scores float32 [n, E] and what to multiply each row with [n] to make them probabilities.
 
-    Softmax over the experts; for sigmoid gating the sigmoid scores scaled to sum 1.
+    Softmax over the experts; for sigmoid and sqrt(softplus) gating these scores scaled to sum 1.
     """
-    if "sigmoid" in gating.lower():
+    if "sqrtsoftplus" in gating.lower():
+        scores = np.sqrt(np.logaddexp(np.float32(0), logits))
+    elif "sigmoid" in gating.lower():
         with np.errstate(over="ignore"):
             scores = 1 / (1 + np.exp(-logits))
     else:

@@ -68,6 +68,7 @@ class Recording:
         self.router_inputs = RouterInputs()
         self.batches_done = 0
         self.pending = Pending()
+        self.facts: dict[str, Any] = {}
 
     def add(self, batch: Batch) -> None:
         """Encode a checked batch into what is pending, and count it."""
@@ -196,6 +197,9 @@ class Recording:
                 self.run_id,
             ],
         )
+        if self.facts:
+            query = "UPDATE raw.runs SET provenance = json_merge_patch(provenance, ?) WHERE run_id = ?"
+            con.execute(query, [json.dumps(self.facts, default=str), self.run_id])
 
     def committed(self) -> None:
         """The transaction is through: forget what was pending."""

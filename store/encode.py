@@ -188,12 +188,18 @@ def _reasons(rows: LayerRows, routed: np.ndarray) -> pa.Array:
 
 
 def kept_logits(rows: LayerRows) -> np.ndarray | None:
-    """Which rows have logits to keep (bool [n]), None for none at all. A NaN in a row means there were none."""
+    """Which rows have logits to keep (bool [n]), None for none at all.
+
+    A NaN in a row means there were none; a row of -inf throughout says nothing either, and would spoil every sum.
+    """
     if rows.logits is None:
         return None
     n = len(rows.logits)
-    kept = np.ones(n, dtype=bool) if rows.logits_kept is None else rows.logits_kept.astype(bool)
-    return kept & ~np.isnan(widen(rows.logits[:, 0]))
+    kept = np.ones(n, dtype=bool) if rows.logits_kept is None else rows.logits_kept.astype(bool)  # a copy
+    first = widen(rows.logits[:, 0])
+    void = np.flatnonzero(np.isneginf(first))
+    kept[void[np.isneginf(widen(rows.logits[void])).all(axis=1)]] = False
+    return kept & ~np.isnan(first)
 
 
 def _logits_column(rows: LayerRows) -> dict[str, pa.Array]:

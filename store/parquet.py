@@ -118,16 +118,22 @@ class ParquetTrace(Trace):
         return nullcontext()
 
 
-_opened: dict[Path, tuple[tuple[int, int], ParquetTrace]] = {}
+_opened: dict[Path, tuple[list[tuple[Any, ...]], ParquetTrace]] = {}
+
+
+def _state(folder: Path) -> list[tuple[Any, ...]]:
+    """Which files lie in the folder, and when anything about each was changed last (a time that nobody can set)."""
+    stats = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
+    return [(name, s.st_ino, s.st_mtime_ns, s.st_ctime_ns, s.st_size) for name, s in stats]
 
 
 def open_parquet(path: Path) -> ParquetTrace:
-    """The directory as a trace; hashes and ranges are checked the first time (and again when the manifest changes)."""
+    """The directory as a trace; hashes and ranges are checked the first time (and again when a file is replaced)."""
     where = path.resolve()
     manifest = where / MANIFEST
     if not manifest.is_file():
         raise TraceError(f"{path}: not a trace (a folder without {MANIFEST})")
-    state = (manifest.stat().st_mtime_ns, manifest.stat().st_size)
+    state = _state(where)
     if where not in _opened or _opened[where][0] != state:
         _opened[where] = (state, ParquetTrace(path))
     return _opened[where][1]

@@ -8,7 +8,8 @@ TOKENS = (
     "SELECT sequence_id, position, token_id, predicted_id, phase, logprob, text FROM raw.tokens "
     "WHERE run_id = ? AND sequence_id BETWEEN ? AND ? {only} ORDER BY sequence_id, position"
 )
-WORDS = "SELECT count(*) FROM raw.vocabulary WHERE run_id = ?"
+# How many, and which: another file may have come under the same name.
+WORDS = "SELECT count(*), bit_xor(hash(token_id, text)) FROM raw.vocabulary WHERE run_id = ?"
 VOCABULARY = "SELECT token_id, text FROM raw.vocabulary WHERE run_id = ?"
 ROUTING = (
     "SELECT sequence_id, position, layer, {columns} FROM raw.routing "

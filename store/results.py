@@ -23,11 +23,13 @@ def save_result(
     columns: Sequence[Mapping[str, str]],
     rows: Sequence[Mapping[str, Any]],
     definition: Mapping[str, str],
+    basis: Mapping[str, Any] | None = None,
 ) -> int:
     """Writes the table into the trace and returns its number; the same metric, options and run before is replaced.
 
     columns: name, unit, description of each; rows: values by column name that JSON can hold; definition: question,
-    formula, source. TraceError for a directory of shards (it is not written to) and for a table too long to keep.
+    formula, source; basis: what it rests on, by which one sees later whether it is out of date. TraceError for a
+    directory of shards (it is not written to) and for a table too long to keep.
     """
     if trace.path.is_dir():
         raise TraceError(f"{trace.path}: a directory of shards is not written to; save into a .duckdb trace")
@@ -44,15 +46,26 @@ def save_result(
         )
         named = [(number, i, c["name"], c["unit"], c["description"]) for i, c in enumerate(columns)]
         con.executemany("INSERT INTO raw.result_columns VALUES (?, ?, ?, ?, ?)", named)
+        if basis is not None:
+            con.execute("INSERT INTO raw.result_bases VALUES (?, ?)", [number, json.dumps(dict(basis))])
         _insert_rows(con, number, rows)
     return number
 
 
 def saved_results(trace: Any, run_id: int, metric: str) -> list[dict[str, Any]]:
-    """result_id, params (a dict) and created_at (UTC) of the tables saved of a metric over a run, the newest first."""
-    sql = "SELECT result_id, params::VARCHAR, created_at FROM results WHERE run_id = ? AND metric = ?"
+    """result_id, params (a dict), created_at (UTC) and basis of the tables saved of a metric over a run, newest first.
+
+    basis: as it was saved; None for a table that was saved without.
+    """
+    sql = (
+        "SELECT result_id, r.params::VARCHAR, r.created_at, b.basis::VARCHAR "
+        "FROM raw.results r LEFT JOIN raw.result_bases b USING (result_id) WHERE r.run_id = ? AND r.metric = ?"
+    )
     rows = trace.ask(lambda con: con.execute(f"{sql} ORDER BY 3 DESC, 1 DESC", [run_id, metric]).fetchall())
-    return [{"result_id": n, "params": json.loads(params), "created_at": at} for n, params, at in rows]
+    return [
+        {"result_id": n, "params": json.loads(params), "created_at": at, "basis": basis and json.loads(basis)}
+        for n, params, at, basis in rows
+    ]
 
 
 def saved_table(trace: Any, result_id: int) -> pd.DataFrame:
@@ -68,7 +81,7 @@ def saved_table(trace: Any, result_id: int) -> pd.DataFrame:
 def _forget(con: Any, run_id: int, metric: str, params: str) -> None:
     sql = "SELECT result_id FROM raw.results WHERE run_id = ? AND metric = ? AND params::VARCHAR = ?"
     for (old,) in con.execute(sql, [run_id, metric, params]).fetchall():
-        for table in ("results", "result_columns", "result_rows"):
+        for table in ("results", "result_columns", "result_rows", "result_bases"):
             con.execute(f"DELETE FROM raw.{table} WHERE result_id = ?", [old])  # noqa: S608 - our own table names
 
 

@@ -49,14 +49,17 @@ def _check(con: Any, path: Path, run_id: int) -> int:
     if status == "complete":
         raise TraceError(f"{path}: run {run_id} is complete; nothing to resume")
     if status == "recording" and pid != os.getpid() and is_alive(pid, host, heartbeat):
-        raise TraceError(f"{path}: run {run_id} is being recorded by process {pid}; wait for it or stop it first")
+        where = "" if host == socket.gethostname() else f" on {host}"
+        raise TraceError(
+            f"{path}: run {run_id} is being recorded by process {pid}{where}; wait for it or stop it first"
+        )
     return int(done)
 
 
 def _layers(con: Any, run_id: int) -> list[LayerInfo]:
     query = (
-        "SELECT layer, module, num_experts, top_k, gating, shared_experts, is_moe, stream, logits_type, slots FROM raw.layers "
-        "WHERE run_id = ? ORDER BY layer"
+        "SELECT layer, module, num_experts, top_k, gating, shared_experts, is_moe, stream, logits_type, slots "
+        "FROM raw.layers WHERE run_id = ? ORDER BY layer"
     )
     return [LayerInfo(*row) for row in con.execute(query, [run_id]).fetchall()]
 

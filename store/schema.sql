@@ -466,6 +466,10 @@ COMMENT ON COLUMN raw.result_rows.result_id IS 'The saved table.';
 COMMENT ON COLUMN raw.result_rows.row_number IS 'Place of the row, from 0.';
 COMMENT ON COLUMN raw.result_rows.data IS 'Its values by column name; what is undefined is null.';
 
+CREATE TABLE raw.result_bases (result_id INTEGER, basis JSON);
+COMMENT ON TABLE raw.result_bases IS 'What each saved table rests on; one without a row is of an earlier version.';
+COMMENT ON COLUMN raw.result_bases.result_id IS 'The saved table.';
+COMMENT ON COLUMN raw.result_bases.basis IS 'Hashes of the runs and of the code, as JSON; it is out of date where they differ now.';
 CREATE VIEW results AS
 SELECT result_id, run_id, metric, params, created_at, question, formula, source, n_rows FROM raw.results;
 COMMENT ON VIEW results IS 'One row per saved table of a metric (probe analyze … --save), with its definition.';

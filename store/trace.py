@@ -33,7 +33,7 @@ class Trace:
     def __init__(self, path: Path, wait: float = database.READ_WAIT):
         self.path, self.wait = path, wait
         self._known: set[int] = set()
-        self._vocabulary: dict[int, tuple[int, dict[int, str]]] = {}
+        self._vocabulary: dict[int, tuple[Any, dict[int, str]]] = {}
         self._held = threading.local()
 
     def __repr__(self) -> str:
@@ -180,12 +180,12 @@ class Trace:
         return frame[frame.layer.isin(list(layers))].reset_index(drop=True)
 
     def _words(self, run: int) -> dict[int, str]:
-        """Vocabulary of a run, read again only when it grew."""
-        size = self.ask(lambda con: con.execute(queries.WORDS, [run]).fetchall()[0][0])
+        """Vocabulary of a run, read again only when it grew, or when the run is another one under the same number."""
+        state = self.ask(lambda con: con.execute(queries.WORDS, [run]).fetchall()[0])
         have = self._vocabulary.get(run)
-        if have is None or have[0] != size:
+        if have is None or have[0] != state:
             rows = self.ask(lambda con: con.execute(queries.VOCABULARY, [run]).fetchall())
-            self._vocabulary[run] = (size, dict(rows))
+            self._vocabulary[run] = (state, dict(rows))
         return self._vocabulary[run][1]
 
 

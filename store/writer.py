@@ -112,8 +112,9 @@ class TraceWriter:
         if fresh:
             database.create_file(where)
         try:
-            database.upgrade(where, wait)
-            with database.writing(where, wait) as con:
+            start = min(wait, database.START_WAIT)
+            database.upgrade(where, start)
+            with database.writing(where, start) as con:
                 _same_model(con, where, run)
                 run_id = insert_run(con, run, layers, kept)
         except BaseException:
@@ -136,8 +137,9 @@ class TraceWriter:
         where = Path(path)
         if (str(where.resolve()), run_id) in _active:
             raise TraceError(f"{where}: run {run_id} is being recorded by this process")
-        database.upgrade(where, wait)
-        with database.writing(where, wait) as con:
+        start = min(wait, database.START_WAIT)
+        database.upgrade(where, start)
+        with database.writing(where, start) as con:
             recording = load_recording(con, where, run_id)
         return cls(where, recording, False, flush_bytes, flush_seconds, wait)
 
@@ -161,9 +163,13 @@ class TraceWriter:
         self._queue.put(batch)
         self._next += 1
 
-    def finish(self, status: str = "complete") -> None:
-        """Write what is left and mark the run; raises what went wrong in the thread."""
+    def finish(self, status: str = "complete", facts: dict[str, Any] | None = None) -> None:
+        """Write what is left and mark the run; raises what went wrong in the thread.
+
+        facts: what is known of the run only now, added to its provenance.
+        """
         self._stop()
+        self._recording.facts = facts or {}
         try:
             if self._queue.failure:
                 raise self._queue.failure
@@ -227,7 +233,8 @@ class TraceWriter:
         return enough or time.monotonic() - self._since >= self._flush_seconds
 
     def _flush(self, status: str) -> None:
-        with database.writing(self.path, self._wait) as con:
+        # Hours may be at stake by now: it waits for everybody, also for a notebook that looks into the file.
+        with database.writing(self.path, self._wait, strangers=self._wait) as con:
             self._recording.commit(con, status)
         self._recording.committed()
 
@@ -237,7 +244,7 @@ class TraceWriter:
         if done == 0 and self._fresh:
             database.remove(self.path)
             return
-        with suppress(TraceError), database.writing(self.path, self._wait) as con:
+        with suppress(TraceError), database.writing(self.path, self._wait, strangers=self._wait) as con:
             if done:
                 query = "UPDATE raw.runs SET status = 'interrupted', writer_pid = NULL WHERE run_id = ?"
                 con.execute(query, [self.run_id])

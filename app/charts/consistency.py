@@ -9,12 +9,11 @@ import pandas as pd
 
 from app.charts.base import figure_of, reference_line
 from app.formats import count, number, percent, size
+from app.tables.planner import IN_BYTES, Unit
 from app.theme import COLORS
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-GIB = 2**30
 
 
 def srp_curves(frame: pd.DataFrame, theme: str, *, layer: int | None = None) -> go.Figure:
@@ -92,10 +91,12 @@ def cache_curves(frame: pd.DataFrame, theme: str, *, experts: int, top_k: int) -
     return figure
 
 
-def budget_curve(frame: pd.DataFrame, theme: str, *, budget: float, all_experts: float) -> go.Figure:
-    """Bytes moved per token over the memory given to experts, with the chosen budget marked.
+def budget_curve(
+    frame: pd.DataFrame, theme: str, *, budget: float, all_experts: float, unit: Unit = IN_BYTES
+) -> go.Figure:
+    """What is moved per token over the memory given to experts, with the chosen budget marked.
 
-    `frame`: policy, budget (bytes), moved (bytes per token), cache_size. `all_experts`: bytes of all of them.
+    `frame`: policy, budget, moved (per token), cache_size. `all_experts`: of all of them. `unit`: what all are told in.
     """
     import plotly.graph_objects as go
 
@@ -104,25 +105,35 @@ def budget_curve(frame: pd.DataFrame, theme: str, *, budget: float, all_experts:
     traces = []
     for (policy, rows), shade in zip(frame.groupby("policy", sort=False), shades, strict=False):
         text = [
-            f"<b>{policy}</b><br>{size(int(b))} for experts: {count(c)} per layer<br>{size(int(m))} moved per token"
+            f"<b>{policy}</b><br>{_told(b, unit)} in memory: {count(c)} per layer<br>{_told(m, unit)} moved per token"
             for b, c, m in zip(rows["budget"], rows["cache_size"], rows["moved"], strict=True)
         ]
         line = {"width": 2.5, "color": shade, "shape": "hv"}
-        place = {"x": rows["budget"] / GIB, "y": rows["moved"] / 2**20}
+        place = {"x": rows["budget"] / unit.per_memory, "y": rows["moved"] / unit.per_moved}
         hover = "%{text}<extra></extra>"
         traces.append(go.Scatter(**place, mode="lines", name=str(policy), line=line, text=text, hovertemplate=hover))
     figure = figure_of(theme, traces, height=320)
     figure.update_xaxes(
-        title_text="memory for experts, GiB", showgrid=False, range=[0, all_experts / GIB * 1.02], nticks=10
+        title_text=f"memory for experts, {unit.memory}",
+        showgrid=False,
+        range=[0, all_experts / unit.per_memory * 1.02],
+        nticks=10,
     )
-    figure.update_yaxes(title_text="moved per token, MiB", rangemode="tozero", nticks=6)
-    mark = {"text": f"budget {number(budget / GIB)} GiB", "font": {"size": 12, "color": colors["quiet"]}}
+    figure.update_yaxes(title_text=f"moved per token, {unit.moved}", rangemode="tozero", nticks=6)
+    mark = {
+        "text": f"budget {number(budget / unit.per_memory)} {unit.memory}",
+        "font": {"size": 12, "color": colors["quiet"]},
+    }
     if budget <= all_experts:
         line = {"width": 1.5, "dash": "dash", "color": colors["ink"]}
-        figure.add_vline(x=budget / GIB, line=line, annotation=mark, annotation_position="top right")
+        figure.add_vline(x=budget / unit.per_memory, line=line, annotation=mark, annotation_position="top right")
     else:
         reference_line(figure, (0, "everything fits: nothing is moved"), colors)
     return figure
+
+
+def _told(amount: float, unit: Unit) -> str:
+    return size(int(amount)) if unit is IN_BYTES else f"{number(amount)} experts"
 
 
 def _line(

@@ -125,7 +125,8 @@ def criteria_curves(
 def evaluated_curves(frame: pd.DataFrame, theme: str, measure: str) -> go.Figure:
     """What keeping a share of the experts leaves, one line per criterion with its 95 % intervals.
 
-    `frame`: criterion, keep (share), value, low, high, baseline, control (mean of the random controls, NaN for none).
+    `frame`: criterion, keep (share), value, low, high, baseline, control (mean of the
+    controls, NaN for none), control_kind (what they have in common with the keep-list).
     """
     import plotly.graph_objects as go
 
@@ -140,10 +141,11 @@ def evaluated_curves(frame: pd.DataFrame, theme: str, measure: str) -> go.Figure
             go.Scatter(x=rows["keep"], y=rows["value"], error_y=spread, mode="lines+markers", name=plain(criterion),
                        line=line, marker={"size": 7})
         )  # fmt: skip
-    controls = frame.dropna(subset=["control"]).groupby("keep", as_index=False)["control"].mean()
-    if not controls.empty:
+    for kind, rows in frame.dropna(subset=["control"]).groupby("control_kind", sort=True):
+        controls = rows.groupby("keep", as_index=False)["control"].mean()
+        name = "random" if kind == "count-matched" else f"{plain(str(kind))} lists"
         traces.append(
-            go.Scatter(x=controls["keep"], y=controls["control"], mode="lines+markers", name="random",
+            go.Scatter(x=controls["keep"], y=controls["control"], mode="lines+markers", name=name,
                        line={"width": 1.8, "dash": "dot", "color": colors["quiet"]},
                        marker={"symbol": "diamond-open", "size": 8})
         )  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from app.charts.base import figure_of, layer_axis, plain
-from app.formats import number, percent, plural
+from app.formats import control_name, number, percent, plural
 from app.theme import COLORS
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def kl_bars(tokens: pd.DataFrame, theme: str) -> go.Figure:
 
 
 def changed_bars(layers: pd.DataFrame, theme: str) -> go.Figure:
-    """Share of the tokens that went to another set of experts, per layer, beside the random control.
+    """Share of the tokens that went to another set of experts, per layer, beside the controls.
 
     `layers`: layer, changed, n_tokens, share, control (mean share under the controls, NaN where there is none).
     """
@@ -78,7 +78,7 @@ def changed_bars(layers: pd.DataFrame, theme: str) -> go.Figure:
 
 
 def effect_bars(rows: pd.DataFrame, theme: str, measure: str) -> go.Figure:
-    """A measure under each arm with its 95 % interval, next to its random controls and the baseline.
+    """A measure under each arm with its 95 % interval, next to its controls and the baseline.
 
     `rows`: arm, value, low, high, baseline, control, control_min, control_max, n.
     """
@@ -100,7 +100,7 @@ def effect_bars(rows: pd.DataFrame, theme: str, measure: str) -> go.Figure:
     if controls.any():
         marks.append(
             go.Scatter(
-                x=rows["control"], y=names, mode="markers", name="random controls, smallest to largest",
+                x=rows["control"], y=names, mode="markers", name=f"{_kinds(rows)}, smallest to largest",
                 marker={"size": 10, "symbol": "diamond-open", "color": colors["second"]},
                 error_x=_spread(rows["control"], rows["control_min"], rows["control_max"], 1.4),
             )
@@ -110,6 +110,12 @@ def effect_bars(rows: pd.DataFrame, theme: str, measure: str) -> go.Figure:
     figure.update_xaxes(title_text=measure)
     figure.update_yaxes(autorange="reversed", showgrid=False, automargin=True)
     return figure
+
+
+def _kinds(rows: pd.DataFrame) -> str:
+    """What the controls are called, by what they have in common with the arms."""
+    told = rows["control_kind"].dropna().unique() if "control_kind" in rows else []
+    return " and ".join(f"{control_name(str(kind))}s" for kind in (told if len(told) else [""]))
 
 
 def _spread(value: pd.Series, low: pd.Series, high: pd.Series, thickness: float) -> dict[str, object]:

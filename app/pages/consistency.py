@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -12,6 +14,7 @@ from app.formats import count, number, percent, size
 from app.pages import Here, Page
 from app.tables import planner
 from app.tables.intervals import FEWEST
+from probes.recording.expert_bytes import sizes_of
 
 PAGE = Page(name="consistency", title="Consistency", icon=":material/cached:", section="Analyse", order=1, charts=True)
 LENGTHS = (2, 4, 8, 16, 32, 64, 128, 256)
@@ -22,6 +25,11 @@ POLICIES = {
     "belady": ("Belady", "the one used again last goes: the best there is, and it needs to know the future"),
 }
 GIB, MIB = 2**30, 2**20
+BUDGET = "What does a memory budget buy?"
+UNKNOWN_SIZE = (
+    "How large an expert of this model is was not recorded (an import, or a recording of an earlier version). "
+    "The chart counts experts; write the size of one above to see bytes."
+)
 CACHES = "What does a cache of experts reach?"
 
 
@@ -177,28 +185,34 @@ def _planner(here: Here, rates: pd.DataFrame) -> None:
     head = st.container()
     rates = rates.dropna(subset=["hit_rate"])  # a layer without any routing has no hit rate
     layers = here.layers[here.layers["layer"].isin(rates["layer"])]
-    one, budget, link, policy = _questions(layers)
+    one, budget, link, policy = _questions(here, layers)
+    unit = planner.IN_BYTES if one is not None else planner.IN_EXPERTS
     top_k, experts = layers["top_k"].to_numpy(float), int(layers["num_experts"].max())
+    one = 1.0 if one is None else one
     curves = [
         data.once(planner.curve, rates[rates["policy"] == name], top_k, experts, one).assign(policy=POLICIES[name][0])
         for name in POLICIES
     ]
-    mine = rates[rates["policy"] == policy]
-    found = planner.plan(mine, top_k, experts, one, budget)
-    enough = planner.smallest(curves[list(POLICIES).index(policy)], 0.95)
-    everything = one * experts * len(top_k)
+    everything = planner.total(one, len(top_k)) * experts
+    budget = everything // 2 if unit is planner.IN_EXPERTS else budget
+    found = planner.plan(rates[rates["policy"] == policy], top_k, experts, one, budget)
     frame = pd.concat(curves, ignore_index=True)
+    held = f"{number(budget / GIB)} GiB hold" if unit is planner.IN_BYTES else f"{count(int(budget))} experts are"
     says = (
-        f"{number(budget / GIB)} GiB hold {count(found.cache_size)} of {count(experts)} experts in each of "
-        f"{len(top_k)} layers; with {POLICIES[policy][0]} a token then moves {size(int(found.moved))}."
+        f"{held} {count(found.cache_size)} of {count(experts)} experts in each of {len(top_k)} layers; with "
+        f"{POLICIES[policy][0]} a token then moves {_moved(found, unit)}."
     )
     with head:
-        ui.section("What does a memory budget buy?", says)
-    _plan_tiles(found, experts, everything, enough, link, POLICIES[policy][0])
+        ui.section(BUDGET, says)
+    if unit is planner.IN_EXPERTS:
+        ui.note(UNKNOWN_SIZE)
+    else:
+        enough = planner.smallest(curves[list(POLICIES).index(policy)], 0.95)
+        _plan_tiles(found, experts, everything, enough, link, POLICIES[policy][0])
     ui.chart_block(
-        data.once(charts.budget_curve, frame, ui.theme(), budget=budget, all_experts=everything),
+        data.once(charts.budget_curve, frame, ui.theme(), budget=budget, all_experts=everything, unit=unit),
         name="budget",
-        alt=f"Curves of bytes moved per token over memory for experts. {says}",
+        alt=f"Curves of what is moved per token over memory for experts. {says}",
         meanings=[
             ("Moved per token", "= misses × the size of an expert: for every layer k × (1 − hit rate)."),
             ("Budget", "is dealt out evenly: the same number of experts in every layer."),
@@ -209,27 +223,46 @@ def _planner(here: Here, rates: pd.DataFrame) -> None:
     )
 
 
-def _questions(layers: pd.DataFrame) -> tuple[float, float, float, str]:
-    """Bytes of an expert, bytes of budget, bytes per second of the link, policy."""
+def _moved(found: planner.Plan, unit: planner.Unit) -> str:
+    return size(int(found.moved)) if unit is planner.IN_BYTES else f"{number(found.moved)} experts"
+
+
+def _questions(here: Here, layers: pd.DataFrame) -> tuple[Any, float, float, str]:
+    """Bytes of an expert (one number, one for each layer, or None), bytes of budget, bytes per second, policy."""
     size_column, budget_column, link_column, policy_column = st.columns([0.24, 0.24, 0.24, 0.28])
+    known, says = _recorded_sizes(here, layers)
+    usual = None if known is None else float(f"{known.mean() / MIB:.6g}")
     with size_column:
-        one = state.amount(
-            "One expert, MiB", "expert_mib", 12, low=0.001, high=100_000, step=1.0,
-            help="Three matrices of hidden size × expert width. OLMoE-1B-7B in 16 bits: "
-            "3 · 2048 · 1024 · 2 bytes = 12 MiB.",
-        )  # fmt: skip
-    whole = one * MIB * int(layers["num_experts"].max()) * len(layers) / GIB
+        written = state.amount_or_none(
+            "One expert, MiB", "expert_mib", usual, low=1e-6, high=100_000, step=1.0, format="%.6g", help=says
+        )
+    one = None if written is None else known if written == usual else written * MIB
+    whole = planner.total(0 if one is None else one, len(layers)) * int(layers["num_experts"].max()) / GIB
     with budget_column:
         budget = state.amount(
-            "Memory for experts, GiB", "budget_gib", float(f"{whole / 2:.2g}"), low=0, high=1e6, step=0.5, format="%.4g"
-        )
+            "Memory for experts, GiB", "budget_gib", float(f"{whole / 2:.2g}"), low=0, high=1e6, step=0.5,
+            format="%.4g", disabled=one is None,
+        )  # fmt: skip
     with link_column:
         link = state.amount(
             "Link, GB/s", "link_gbs", 25, low=0.01, high=10_000, step=1.0, help="PCIe 4.0 ×16: about 25."
         )
     with policy_column:
         policy = state.pick("Policy", "policy", list(POLICIES), kind="segmented", shown=lambda name: POLICIES[name][0])
-    return one * MIB, budget * GIB, link * 1e9, policy
+    return one, budget * GIB, link * 1e9, policy
+
+
+def _recorded_sizes(here: Here, layers: pd.DataFrame) -> tuple[np.ndarray | None, str]:
+    """([L] bytes of an expert of each layer as loaded, None where not all are known; what to say of them)."""
+    provenance = json.loads(here.run.get("provenance") or "{}")
+    loaded, stored = (sizes_of(provenance, where, layers["layer"].tolist()) for where in ("loaded", "stored"))
+    if not loaded or None in loaded:
+        return None, "Three matrices of hidden size × expert width, times the bytes of a number. Not recorded here."
+    mean, file = np.array(loaded, float), None if None in stored else np.mean(np.array(stored, float))
+    says = f"As recorded: {size(int(mean.mean()))} as loaded" + (
+        f", {size(int(file))} in the checkpoint" if file else ""
+    )
+    return mean, f"{says}{'; the mean over layers that differ' if len(set(loaded)) > 1 else ''}."
 
 
 def _plan_tiles(found: planner.Plan, experts: int, everything: float, enough: float, link: float, policy: str) -> None:

@@ -254,7 +254,8 @@ def _evaluated(here: Here) -> None:
         alt=f"{measure} over the share of experts kept, one line per criterion. {says}",
         meanings=[
             ("Bars", "95 % intervals, bootstrap over items."),
-            ("Random", "as many experts per layer drawn at random: the mean of the controls."),
+            ("Random", "as many experts per layer, drawn at random: the mean of the controls."),
+            ("Load-matched lists", "as many that take the same share of the tokens: their mean, over the criteria."),
             ("", says),
         ],
         rows=rows,

@@ -116,7 +116,7 @@ def _run(here: Here, sql: str, rows: int) -> None:
             entry = {"result": _asked(here.trace.path, sql, rows), "problem": None}
         except TraceError as error:
             entry = {"result": None, "problem": str(error)}
-    entry |= {"sql": sql, "trace": here.trace.path, "seconds": time.monotonic() - began}
+    entry |= {"sql": sql, "trace": here.trace.path, "file": here.trace, "seconds": time.monotonic() - began}
     if entry["result"] is not None:
         entry["frame"] = frame_of(entry["result"])
     outcome = "refused" if entry["problem"] else f"{count(len(entry['frame']))} rows"
@@ -139,6 +139,8 @@ def _result(here: Here) -> None:
     entry = _memory()["result"]
     if entry is None or entry["trace"] != here.trace.path:
         return
+    if entry["file"] != here.trace:
+        ui.note("The trace was written to or replaced since this query ran; Run asks it anew.")
     if entry["problem"]:
         ui.section("Not answered")
         ui.problem(entry["problem"])

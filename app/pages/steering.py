@@ -1,4 +1,4 @@
-"""Steering: change the routing of a running model, see what it writes and what it thinks, next to a random control."""
+"""Steering: change the routing of a running model, see what it writes and what it thinks, next to controls."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def effects_section(found: Any, command: str) -> None:
     ui.quiet(f"{'; '.join(found.notes)}.")
     for measure, rows in steered.dropna(subset=["baseline"]).groupby("measure", sort=False):
         if rows[SPREAD].stack().nunique() > 1:  # else there is nothing to see
-            _chart(str(measure), rows)
+            _chart(str(measure), rows, found)
     with st.expander("All numbers, and the command that gives them"):
         st.dataframe(frame, hide_index=True)
         st.code(command, language="bash", wrap_lines=True)
@@ -60,17 +60,19 @@ def _name(row: Any) -> str:
 
 
 def _control(row: Any) -> str:
-    return f"{_value(row, row.control)} (n = {int(row.controls)})" if row.control == row.control else NOTHING
+    """Their mean, how many they are and of which kind; or nothing, the reason being said below the table."""
+    kind = f" {row.control_kind}" if isinstance(row.control_kind, str) else ""
+    return f"{_value(row, row.control)} (n = {int(row.controls)}){kind}" if row.control == row.control else NOTHING
 
 
-def _chart(measure: str, rows: pd.DataFrame) -> None:
+def _chart(measure: str, rows: pd.DataFrame, found: Any) -> None:
     ui.chart_block(
         charts.effect_bars(rows.assign(arm=rows["task"]), ui.theme(), f"{measure} ({rows['unit'].iloc[0]})"),
         name=f"effect-{measure}".replace(" ", "-"),
         alt=" ".join(sentence(row) for row in rows.itertuples()),
         meanings=[
             ("Interval", "95 %, bootstrap over items."),
-            ("Control", "as many random experts, or random choice; a decoding strategy by itself has none."),
+            ("Control", control_meaning(found)),
         ],
         rows=rows,
     )
@@ -84,8 +86,18 @@ def sentence(row: Any) -> str:
         f"{_value(row, row.difference_high)}"
     )
     text += f", corrected p = {number(row.p_holm)})" if row.p_holm == row.p_holm else ")"
-    many = f"; {plural(int(row.controls), 'random control')} {_value(row, row.control)}"
-    return text + (many if row.control == row.control and row.controls else "")
+    kind = row.control_kind if isinstance(getattr(row, "control_kind", None), str) else "random"
+    many = f"; {plural(int(row.controls), f'{kind} control')} {_value(row, row.control)}"
+    if row.control == row.control and row.controls:
+        return text + many
+    note = getattr(row, "control_note", None)
+    return f"{text}; {note}" if isinstance(note, str) else text
+
+
+def control_meaning(found: Any) -> str:
+    """What the controls are, and what they carry, or why there are none."""
+    said = " ".join(f"{one.sentence()}." for one in found.controls)
+    return said or "a decoding strategy by itself has none."
 
 
 def _is_share(row: Any) -> bool:

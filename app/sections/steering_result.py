@@ -1,4 +1,4 @@
-"""What came of a run on Steering: both texts, the opinion of each token, the experts, each beside random controls."""
+"""What came of a run on Steering: both texts, the opinion of each token, the experts, each beside controls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from app import charts, ui, words
-from app.formats import number, percent, plural
+from app.formats import control_name, number, percent, plural
 from app.sections.steering_take_away import take_away
 from app.steering import side_view
 from app.steering.memory import Memory, Outcome
@@ -20,17 +20,17 @@ def result_section(outcome: Outcome, mine: Memory) -> None:
     found, controls = outcome.found, list(outcome.controls)
     ui.section("What does it write?", side_view.says(found))
     ui.html(side_view.texts(found))
-    _numbers(found, controls)
+    _numbers(found, controls, outcome.kind)
     _opinions(found)
-    _layers(found, controls)
+    _layers(found, controls, outcome)
     _experts(found)
     take_away(outcome, mine)
 
 
-def _numbers(found: Any, controls: Sequence[Any]) -> None:
+def _numbers(found: Any, controls: Sequence[Any], kind: str) -> None:
     def beside(value: Callable[[Any], float | None], shown: Any = number) -> str:
         known = [v for v in map(value, controls) if v is not None]
-        return f"random control {shown(sum(known) / len(known))} (n = {len(known)})" if known else "no control"
+        return f"{control_name(kind)} {shown(sum(known) / len(known))} (n = {len(known)})" if known else "no control"
 
     written = [t for t in found.tokens if t.generated]
     ui.tiles(
@@ -64,9 +64,9 @@ def _opinions(found: Any) -> None:
     )
 
 
-def _layers(found: Any, controls: list[Any]) -> None:
+def _layers(found: Any, controls: list[Any], outcome: Outcome) -> None:
     layers = side_view.layer_table(found, controls)
-    says = side_view.rerouted(found, controls)
+    says = side_view.rerouted(found, controls, outcome.kind)
     ui.section("Who was chosen instead?", says)
     ui.chart_block(
         charts.changed_bars(layers, ui.theme()),
@@ -74,7 +74,7 @@ def _layers(found: Any, controls: list[Any]) -> None:
         alt=f"Share of tokens with another set of experts, per layer. {says}",
         meanings=[
             ("Rerouted", "the set of chosen experts differs between the two runs, for the same token and layer."),
-            ("Random control", f"the mean of {len(controls)} runs with as many random experts in the same layers."),
+            ("Random control", f"the mean of {plural(len(controls), 'run')}. {outcome.said}."),
         ],
         rows=layers,
     )

@@ -1,4 +1,4 @@
-"""The part of Steering that evaluates: a task file, all its items plain, steered and under random controls."""
+"""The part of Steering that evaluates: a task file, all its items plain, steered and under controls."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ SEEDS = 3
 
 @ui.part  # what is chosen here changes nothing above
 def section(path: str, specs: Sequence[Spec]) -> None:
-    """Choose tasks, run, and see each measure with its interval beside the random controls."""
+    """Choose tasks, run, and see each measure with its interval beside the controls."""
     ui.section(
         "Does it hold over many prompts?",
-        "A task file asks the same of the plain model, of the steered one, and of random changes of the same size. "
+        "A task file asks the same of the plain model, of the steered one, and of controls: the same change to other "
+        "experts that take the same share of these tokens (or random choice, where no expert is named). "
         "Every difference has a 95 % interval over the items. A decoding strategy can be tried here as well, by itself "
         "or together with the interventions.",
     )

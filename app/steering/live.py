@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from app import options
+from app.trace_file import TraceFile, identify
 
 if TYPE_CHECKING:
     from app.pages import Here
@@ -27,12 +28,13 @@ LOOK_SECONDS = 0.2  # how often someone who waits hears where in the queue he is
 
 @dataclass
 class _Slot:
-    """One model: who waits for it, and the model itself while it is loaded."""
+    """One model: who waits for it, and the model itself while it is loaded, from the files as they were then."""
 
     path: str
     turn: threading.Lock = field(default_factory=threading.Lock)
     waiting: int = 0
     loaded: Any = None
+    files: TraceFile | None = None
     used: float = 0.0
 
 
@@ -65,9 +67,11 @@ class Models:
             with self._guard:
                 slot.waiting -= 1
         try:
-            if slot.loaded is None:
+            files = _files(path)
+            if slot.loaded is None or slot.files != files:
+                slot.loaded = None
                 self._make_room(slot)
-                slot.loaded = self._load(path)
+                slot.loaded, slot.files = self._load(path), files
             yield slot.loaded
         finally:
             slot.used = time.monotonic()
@@ -99,6 +103,11 @@ class Models:
         timer = threading.Timer(self._idle + 0.1, self.release_idle)
         timer.daemon = True
         timer.start()
+
+
+def _files(path: str) -> TraceFile | None:
+    """The model's folder as it is now: replaced files are another model; None for what is no folder."""
+    return identify(path) if Path(path).is_dir() else None
 
 
 @st.cache_resource(show_spinner=False)

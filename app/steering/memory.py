@@ -28,11 +28,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it: the comparison with the baseline, and the same for each random control."""
+    """What came of it: the comparison with the baseline, and the same for each control.
+
+    kind: what the controls have in common with it ("load-matched", …); said: what they carry, or why there are none.
+    """
 
     request: Request
     found: Any
     controls: tuple[Any, ...]
+    kind: str = ""
+    said: str = ""
 
 
 @dataclass

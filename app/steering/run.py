@@ -1,4 +1,4 @@
-"""One prompt through a live model: plainly, steered, and with random experts in the place of those asked for."""
+"""One prompt through a live model: plainly, steered, and with others in the place of the experts asked for."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import streamlit as st
 
 from app import served
 from app.steering import live, side_view
 from app.steering.memory import Outcome, Request
 
-CONTROLS = 3  # random controls of the same size, beside what was asked for
+CONTROLS = 3  # of the same load, beside what was asked for
 DRAW_SECONDS = 0.08  # between two updates of the text that is being written
 
 
@@ -26,18 +27,25 @@ def run(request: Request, places: side_view.Places) -> Outcome:
         places.start()
         found = side_by_side(model, tokenizer, *given, decoding=request.decoding, on_step=_now_and_then(places.show))
         beside: list[Any] = []
-        for specs in (several := _controls(model, tokenizer, request)):
-            places.say(f"random control {len(beside) + 1} of {len(several)}")
-            beside.append(side_by_side(model, tokenizer, request.prompt, specs, decoding=request.decoding))
-    return Outcome(request, found, tuple(beside))
+        controls = _controls(model, tokenizer, request, found)
+        for arm in controls.arms:
+            places.say(f"random control {len(beside) + 1} of {len(controls.arms)}")
+            beside.append(side_by_side(model, tokenizer, request.prompt, arm.specs, decoding=request.decoding))
+    return Outcome(request, found, tuple(beside), controls.kind, controls.sentence())
 
 
-def _controls(model: Any, tokenizer: Any, request: Request) -> list[Any]:
-    """What the random controls do, each a list of specs."""
-    from probes.evaluation.arms import Arm, check_arms, controls
+def _controls(model: Any, tokenizer: Any, request: Request, found: Any) -> Any:
+    """Controls of the same load over the tokens of the baseline: a `Matched`."""
+    from probes.evaluation.arms import Arm, check_arms
+    from probes.evaluation.controlled import Ask, Matched, controls_of
+    from probes.evaluation.loads import of_texts
 
-    routers = check_arms([], model, tokenizer)
-    return [arm.specs for arm in controls(Arm("asked", request.specs), routers, CONTROLS)]
+    arm, routers = Arm("this intervention", request.specs), check_arms([], model, tokenizer)
+    ids = np.array([token.token_id for token in found.tokens])
+    start = sum(not token.generated for token in found.tokens)
+    loads = of_texts(model, tokenizer, {"": [(ids, start)]}, [arm], routers)
+    matched = controls_of([arm], [""], routers, Ask(CONTROLS), loads, model, tokenizer)
+    return matched[0] if matched else Matched(arm.name, None, "", [])
 
 
 def _now_and_then(show: Callable[[str, str], None]) -> Callable[[str, str], None]:

@@ -11,7 +11,7 @@ import streamlit as st
 
 from app import data
 from app.components.token_text import legible, visible
-from app.formats import percent, plural
+from app.formats import control_name, percent, plural
 from app.pages import Here
 
 NAMES = {"baseline": "Baseline", "steered": "Steered"}
@@ -115,7 +115,7 @@ def token_table(found: Any) -> pd.DataFrame:
 
 
 def layer_table(found: Any, controls: list[Any]) -> pd.DataFrame:
-    """layer, n_tokens, changed, share, control (mean share under the random controls)."""
+    """layer, n_tokens, changed, share, control (mean share under the controls)."""
     shares = [{layer.layer: layer.share for layer in control.layers} for control in controls]
     rows = []
     for layer in found.layers:
@@ -128,13 +128,13 @@ def layer_table(found: Any, controls: list[Any]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["layer", "n_tokens", "changed", "share", "control"])
 
 
-def rerouted(found: Any, controls: list[Any]) -> str:
+def rerouted(found: Any, controls: list[Any], kind: str) -> str:
     """In a sentence: how many tokens went elsewhere, and whether that is more than chance would do."""
     own = f"{percent(found.changed_share)} of all choices went to another set of experts"
     if not controls:
         return f"{own}."
     mean = float(np.mean([control.changed_share for control in controls]))
-    return f"{own}; under a random control of the same size {percent(mean)}."
+    return f"{own}; under {control_name(kind)}s {percent(mean)}."
 
 
 def _value(value: float | None) -> float:

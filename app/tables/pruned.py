@@ -11,6 +11,7 @@ import pandas as pd
 from probes.errors import UsageError
 
 COLUMNS = ["task", "measure", "unit", "criterion", "keep", "value", "low", "high", "n", "baseline", "control"]
+COLUMNS += ["control_kind"]
 RECIPE = "expert_importance"
 MOST = 8 << 20  # bytes of a result that is read
 
@@ -52,6 +53,8 @@ def _row(row: dict[str, Any]) -> dict[str, Any] | None:
     if not all(map(math.isfinite, (keep, numbers["value"], numbers["n"]))):
         return None
     texts = {name: str(row.get(name, "")) for name in ("task", "measure", "unit")}
+    # Results of earlier versions do not say it: their controls were all of as many experts.
+    texts["control_kind"] = str(row.get("control_kind") or "count-matched")
     return {**texts, "criterion": options.get("criterion", "reap"), "keep": keep, **numbers}
 
 

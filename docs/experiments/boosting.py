@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from experiments.lab import Lab
-from experiments.words import around, experts_of, number, percent, points, sure
+from experiments.words import around, controlled, experts_of, more_than_controls, number, percent, points, sure, verdict
 from probes.evaluation import Evaluation
 from probes.evaluation.plots import Series
 
@@ -25,7 +25,7 @@ def boosting(lab: Lab) -> Iterator[str]:
             for kind in kinds
         ]
         rows = [found.row("sums", arms["contrast", f], measure) for f in factors]
-        series.append(Series("random experts", around(rows, factors), True))
+        series.append(Series("others as busy", around(rows, factors), True))
         base = found.row("sums", "baseline", measure)
         caption = (
             f"Sums (n = {base.n}) when two experts count for more; without: {number(base.value, base.low, base.high)}."
@@ -51,5 +51,7 @@ def _boosted(found: Evaluation, kind: str, arms: Sequence[str], factors: Sequenc
     return (
         f"The two experts with the highest {name} ({experts_of(found, arms[0])}): {', '.join(parts)}. At {f}: "
         f"{percent(right)} right, {number(length.value, length.low, length.high, 1)} tokens instead of "
-        f"{length.baseline:.1f}. Accuracy was {100 * (right.baseline or 0):.0f} % before, so a gain could not show.\n"
+        f"{length.baseline:.1f}. Accuracy was {100 * (right.baseline or 0):.0f} % before, so a gain could not show. "
+        f"Boosted as much instead: {controlled(right, 'other experts of the same layers')}. "
+        f"{verdict(more_than_controls(right, -1), 'this costs more right answers than boosting others as busy does')}\n"
     )

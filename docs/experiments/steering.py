@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from experiments.lab import Lab
-from experiments.words import beyond, number, percent, points, said, sure, verdict
-from probes.evaluation import Evaluation
+from experiments.words import controlled, more_than_controls, number, percent, points, said, sure, verdict
+from probes.evaluation import Evaluation, Row
 from probes.evaluation.plots import Series
 from probes.evaluation.statistics import Sums, against, resamples
 
@@ -59,8 +59,12 @@ def steering(lab: Lab) -> Iterator[str]:
         f"{base['text'].n} other pairs without rivals, on which nothing was chosen, as the log-odds of the two "
         "answers.\n"
     )
+    widest = [arms[counts[-1], to] for to in ("text", "memory")]
+    counted = lab.evaluate(tasks, widest, trace=trace, control="count")
     for ask, to, sign in (("memory", "text", 1), ("text", "memory", -1)):
         yield _shift(found, arms, counts, ask, to, sign)
+        row = counted.row(f"asked_{ask}", arms[counts[-1], to], "choice_margin")
+        yield f"What controls that only have the same number would say: {_beside(row)}.\n"
 
 
 def _by_text(line: dict[str, Any]) -> dict[str, Any]:
@@ -75,20 +79,25 @@ def _shift(found: Evaluation, arms: dict[Any, str], counts: Sequence[int], ask: 
     back = arms[n, "memory" if to == "text" else "text"]
     row = found.row(task, arms[n, to], "choice_margin")
     share = found.row(task, arms[n, to], "choice_accuracy")
-    shifted = sure(row, sign) and beyond(row, sign)
+    shifted = sure(row, sign) and more_than_controls(row, sign)
     apart = against(_margins(found, task, arms[n, to]), _margins(found, task, back), resamples(row.n, 0), _as_it_is)
     directed = min(sign * apart[1], sign * apart[2]) > 0
-    claim = f"these sets shift the odds towards {to}, more than random sets do"
-    own = 100 * (row.beyond or 0) / row.difference if row.difference else 0.0
+    claim = f"these sets shift the odds towards {to}, more than other sets with the same load do"
     return (
         f"Asked for {ask}, steered to {to} with sets of {n}: log-odds for the text from {row.baseline:.1f} to "
-        f"{number(row.value, row.low, row.high, 1)} ({said(row.p_holm)}); random sets: {row.control:.1f} "
-        f"({row.control_min:.1f} to {row.control_max:.1f}), beyond them "
-        f"{number(row.beyond or 0, row.beyond_low or 0, row.beyond_high or 0, 1)}, {said(row.p_control_holm)}: "
-        f"{own:.0f} % of the shift, the rest is what any such edit does. {percent(share)} answer by the text instead "
+        f"{number(row.value, row.low, row.high, 1)} ({said(row.p_holm)}). Instead: {_beside(row)}. "
+        f"{percent(share)} answer by the text instead "
         f"of {100 * (share.baseline or 0):.0f} %. {verdict(shifted, claim)} "
         f"Minus the opposite sets: {number(*apart, 1)}. {verdict(directed, 'the direction of the sets matters')}\n"
     )
+
+
+def _beside(row: Row) -> str:
+    """The controls, and how much of the shift is the sets' own."""
+    text = controlled(row, "other experts of the same layers", 1, 1, " nats")
+    if row.control is None or not row.difference:
+        return text
+    return f"{text}: {100 * (row.beyond or 0) / row.difference:.0f} % of the shift, the rest is what any such edit does"
 
 
 def _margins(found: Evaluation, task: str, arm: str) -> Sums:

@@ -19,13 +19,16 @@ from probes.capture.discovery import MoELayer, discover
 from probes.capture.experts import SAME_SUM, implementation
 from probes.capture.hidden import norms_around, residual_norm, watch_norms
 from probes.capture.hooks import Hooks, lock_of
-from probes.capture.inputs import roots
+from probes.capture.inputs import Inputs
 from probes.capture.notes import notes
 from probes.capture.recompute import recompute
 from probes.capture.report import LayerReport, Report
+from probes.capture.stage import Member, aside, on_stage
 from probes.capture.tap import INSIDE, OBSERVE, REWRITE, Session, Tap
 from probes.capture.want import Want
+from probes.capture.within import chain, device_of, language_model, roots
 from probes.errors import ProbeError
+from probes.families.initialised import note_of, words_of
 from probes.families.layout import Point
 from probes.routing import Router
 
@@ -39,21 +42,62 @@ _REPORTS: WeakKeyDictionary[Any, tuple[Any, Report]] = WeakKeyDictionary()
 def self_test(model: Any, *, again: bool = False) -> Report:
     """Run eight dummy tokens through `model` and report what can be recorded. Remembered per model.
 
-    ProbeError if the model has no routers, is in training mode, or is compiled.
+    Of a wrapper, the model inside is tested. ProbeError if it has no routers, is in training mode, or is compiled.
     """
     with lock_of(model):
+        _refuse_compiled(model)
+        model = language_model(model)
         state = _state(model)
         known = _REPORTS.get(model)
         if known is not None and known[0] == state and not again:
             return known[1]
-        report = _test(model)
+        with aside(model):  # no recording or steering around us is to see these tokens
+            report = _test(model)
         _REPORTS[model] = (state, report)
         return report
 
 
 def _state(model: Any) -> tuple[Any, ...]:
-    """What a remembered report depends on."""
-    return (model.training, getattr(model, "dtype", None), experts_implementation(model))
+    """What a remembered report depends on: every module, the shape of its weights, and what the routers go by.
+
+    A module that was replaced is seen although Python may give the new one the old one's address: the report itself
+    keeps the modules it speaks of.
+    """
+    modules = tuple((name, id(module), *_outside(module)) for name, module in model.named_modules())
+    layers = tuple(
+        (found.module, found.num_experts, found.top_k, repr(found.parameters), *map(_numbers, _own(found)))
+        for found in discover(model)
+    )
+    return (
+        model.training,
+        getattr(model, "dtype", None),
+        experts_implementation(model),
+        modules,
+        layers,
+        *note_of(model),
+    )
+
+
+def _outside(module: Any) -> tuple[Any, ...]:
+    """Class, replaced `forward`, and the shape, type and place of each weight of a module itself."""
+    weights = tuple((name, tuple(w.shape), w.dtype, w.device, type(w)) for name, w in _weights(module))
+    return type(module), id(vars(module).get("forward")), weights
+
+
+def _weights(module: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    kept = {**module._parameters, **module._buffers}
+    yield from ((name, weight) for name, weight in kept.items() if weight is not None)
+
+
+def _own(found: MoELayer) -> Iterator[Any]:
+    """The modules of one layer that decide its routing."""
+    yield from (m for m in (found.parts.router, found.parts.experts, found.parts.block) if m is not None)
+
+
+def _numbers(module: Any) -> tuple[Any, ...]:
+    """Plain settings of a module that anybody may have changed, but for what our own hooks put there."""
+    kept = vars(module).items()
+    return tuple((name, v) for name, v in kept if isinstance(v, int | float | str) and name not in Hooks.OWN_NAMES)
 
 
 def experts_implementation(model: Any) -> str | None:
@@ -70,7 +114,12 @@ def _test(model: Any) -> Report:
         raise ProbeError(f"{_name(model)} has no mixture-of-experts layers")
     taps = _run(model, layers)
     reports = tuple(_judge(found, taps[found.layer]) if found.layer in taps else _refusal(found) for found in layers)
+    reports = tuple(replace(report, words=(*report.words, *_random(report.found))) for report in reports)
     return Report(reports, tuple(notes(model, reports)))
+
+
+def _random(found: MoELayer) -> tuple[str, ...]:
+    return words_of(found.parts.router, found.parts.experts, found.shared)
 
 
 def _refused(found: MoELayer) -> str:
@@ -89,25 +138,52 @@ def _name(model: Any) -> str:
 def _refuse(model: Any) -> None:
     if model.training:
         raise ProbeError(f"{_name(model)} is in training mode, where routers add noise; call model.eval() first")
-    if hasattr(model, "_orig_mod") or any(m._compiled_call_impl is not None for m in model.modules()):
+    if any(isinstance(m, torch.nn.Dropout) and m.training and m.p > 0 for m in model.modules()):
+        raise ProbeError(f"{_name(model)} has dropout in training mode (an adapter's?); call model.eval() first")
+    if any(m._compiled_call_impl is not None for m in model.modules()):
+        raise ProbeError(f"{_name(model)} is compiled; compiled code ignores hooks: load it without torch.compile")
+
+
+def _refuse_compiled(model: Any) -> None:
+    if any(hasattr(module, "_orig_mod") for module in chain(model)):
         raise ProbeError(f"{_name(model)} is compiled; compiled code ignores hooks: load it without torch.compile")
 
 
 def _run(model: Any, layers: list[MoELayer]) -> dict[int, Tap]:
-    taps, points = {}, []
-    for module, _, found in roots(model, [m for m in layers if not _refused(m)]):
-        session = Session()
-        points += [Point(module, "before", _open(session)), Point(module, "after", _close(session))]
-        for layer in found:
-            tap = taps[layer.layer] = Tap(Want(router_inputs=True), session, examine=True)
-            points += layer.layout.points(layer.parts, tap) + watch_norms(norms_around(model, layer), tap)
+    examiner = _Examiner(model, layers)
     inputs = dummy_inputs(model)
     try:
-        with Hooks(points), torch.no_grad():
+        with on_stage(model, examiner), torch.no_grad():
             model(**inputs)
     except Exception as error:
         raise ProbeError(f"{_name(model)} {_blame(model, inputs)}: {type(error).__name__}: {error}") from error
-    return taps
+    return examiner.taps
+
+
+class _Examiner(Member):
+    """Keeps all of one pass that the report depends on."""
+
+    def __init__(self, model: Any, layers: list[MoELayer]) -> None:
+        self.model = model
+        self.taps: dict[int, Tap] = {}
+        self._sessions: dict[int, Session] = {}
+        self._points: list[Point] = []
+        places = roots(model, layers)
+        self.roots = [module for module, _, _ in places]
+        for module, _, found in places:
+            session = self._sessions[id(module)] = Session()
+            for layer in (m for m in found if not _refused(m)):
+                tap = self.taps[layer.layer] = Tap(Want(router_inputs=True), session, examine=True)
+                self._points += layer.layout.points(layer.parts, tap) + watch_norms(norms_around(model, layer), tap)
+
+    def points(self) -> list[Point]:
+        return self._points
+
+    def begin(self, root: Any, inputs: Inputs) -> None:
+        self._sessions[id(root)].thread = get_ident()
+
+    def end(self, root: Any, inputs: Inputs) -> None:
+        self._sessions[id(root)].thread = None
 
 
 def _blame(model: Any, inputs: dict[str, Any]) -> str:
@@ -120,29 +196,16 @@ def _blame(model: Any, inputs: dict[str, Any]) -> str:
     return "cannot be recorded, its modules do not pass what they look like passing"
 
 
-def _open(session: Session) -> Any:
-    def before(module: Any, args: Any, kwargs: Any) -> None:
-        session.thread = get_ident()
-
-    return before
-
-
-def _close(session: Session) -> Any:
-    def after(module: Any, args: Any, kwargs: Any, output: Any) -> None:
-        session.thread = None
-
-    return after
-
-
 def dummy_inputs(model: Any, tokens: int = TOKENS, batch: int = 1) -> dict[str, Any]:
     """Different ordinary tokens: no padding, no placeholder of an image."""
-    special = set(_special(model.config))
+    model = language_model(model)
+    config = getattr(model, "config", None)
+    special = set(_special(config)) if hasattr(config, "get_text_config") else set()
     vocabulary = model.get_input_embeddings().num_embeddings
     ordinary = [t for t in range(vocabulary) if t not in special][: 4 * tokens * batch]
     ids = torch.tensor([ordinary[(3 * i) % len(ordinary)] for i in range(tokens * batch)]).view(batch, tokens)
-    device = model.get_input_embeddings().weight.device
-    ids = ids if device.type == "meta" else ids.to(device)
-    if getattr(model.config, "is_encoder_decoder", False):
+    ids = ids.to(device_of(model))
+    if getattr(config, "is_encoder_decoder", False):
         return {"input_ids": ids, "decoder_input_ids": ids}
     if "moe_mm_token_type_ids" in inspect.signature(model.forward).parameters:
         # Half of the tokens pass for an image's, so that the experts for those run too.

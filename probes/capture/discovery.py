@@ -9,9 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
+from probes.capture.within import language_model
+from probes.errors import ProbeError
 from probes.families import Family, family_of, layouts
+from probes.families.adapted import bare, unused_copies
 from probes.families.layout import Layout, Parts
 from probes.families.parameters import gating_parameters, num_experts_of, top_k_of
 
@@ -49,16 +53,33 @@ class MoELayer:
 
 
 def discover(model: Any) -> list[MoELayer]:
-    """The routed layers of `model`, main stream first, by layer; an empty list for a dense model."""
-    found = [_describe(model, name, parts, layout) for name, parts, layout in _find(model)]
-    return _number(found, model)
+    """The routed layers of `model`, main stream first, by layer; an empty list for a dense model.
+
+    Of a wrapper, those of the model inside, under the names they have there. ProbeError where two models are inside.
+    """
+    model = language_model(model)
+    found = [_describe(model, name, parts, layout) for name, parts, layout in places(model)]
+    return _one_model(_number(found, model), model)
 
 
-def _find(model: Any) -> Iterator[tuple[str, Parts, Layout]]:
+def _one_model(layers: list[MoELayer], model: Any) -> list[MoELayer]:
+    """A policy and its reference model in one wrapper would give every layer twice."""
+    for first, second in pairwise(layers):
+        if first.layer == second.layer:
+            raise ProbeError(
+                f"{type(model).__name__} has two routers in layer {first.layer} ({first.module} and {second.module}); "
+                "give the one model that is meant"
+            )
+    return layers
+
+
+def places(model: Any) -> Iterator[tuple[str, Parts, Layout]]:
+    """(dotted name, parts, layout) of every MoE block of a torch module."""
     taken: list[str] = []
     for name, module in model.named_modules():
-        if any(name.startswith(prefix) for prefix in taken) or _in_tower(name):
+        if any(f"{name}.".startswith(prefix) for prefix in taken) or _in_tower(name):
             continue
+        taken += _unused(name, module)
         for layout in layouts():
             parts = list(layout.find(module))
             if parts:
@@ -67,12 +88,21 @@ def _find(model: Any) -> Iterator[tuple[str, Parts, Layout]]:
                 break
 
 
+def _unused(name: str, module: Any) -> list[str]:
+    """Prefixes of the copies of a module that do not run: what an adapter keeps beside the one it trained."""
+    unused = {id(copy) for copy in unused_copies(module)}
+    if not unused:
+        return []
+    inside = [inner for inner, copy in module.named_modules() if id(copy) in unused]
+    return [f"{name}.{inner}." if name else f"{inner}." for inner in inside]
+
+
 def _in_tower(name: str) -> bool:
     return any(TOWERS.search(word) for word in name.split("."))
 
 
 def _describe(model: Any, name: str, parts: Parts, layout: Layout) -> MoELayer:
-    family = family_of(parts.router)
+    family = family_of(bare(parts.router))
     router = next((n for n, m in parts.block.named_modules() if m is parts.router), "")
     words = [name, parts.path, router]
     return MoELayer(

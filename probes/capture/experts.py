@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 
 from probes.capture.tap import INSIDE, REWRITE, Tap, in_place, norm
+from probes.families.adapted import bare
 from probes.families.layout import Parts, Point
 
 # transformers' implementations that reduce by "weight, reshape, sum", as `combined` does.
@@ -108,12 +109,12 @@ def _watch(tap: Tap) -> Callable[..., None]:
 
 def implementation(experts: Any) -> str:
     """The implementation a call would use now (generation switches it between prefill and decoding on CUDA)."""
-    return getattr(getattr(experts, "config", None), "_experts_implementation", None) or ""
+    return getattr(getattr(bare(experts), "config", None), "_experts_implementation", None) or ""
 
 
 def has_inside(experts: Any) -> bool:
     """Is there a place between the last product and the weighting, that a call would pass now?"""
-    return hasattr(experts, "has_post_expert_norm") and implementation(experts) in SAME_SUM
+    return hasattr(bare(experts), "has_post_expert_norm") and implementation(experts) in SAME_SUM
 
 
 def slot_order(experts: Any, ids: torch.Tensor, late: bool = False) -> torch.Tensor | None:
@@ -148,7 +149,7 @@ def _inside(parts: Parts, tap: Tap) -> list[Point]:
         tap.keep_choice(call.ids, call.weights)
         tap.keep_sorted(outputs, slot_order(module, call.ids, tap.waits(outputs)), call.rows, call.ids)
 
-    return [Point(parts.experts, "inside", inside), Point(parts.experts, "after", after)]
+    return [Point(bare(parts.experts), "inside", inside), Point(parts.experts, "after", after)]
 
 
 def _rewrite(parts: Parts, tap: Tap) -> list[Point]:
@@ -246,7 +247,7 @@ def _examine(parts: Parts, tap: Tap) -> list[Point]:
             return
 
     points = [Point(parts.experts, "after", after)]
-    return [Point(parts.experts, "inside", inside), *points] if has_inside(parts.experts) else points
+    return [Point(bare(parts.experts), "inside", inside), *points] if has_inside(parts.experts) else points
 
 
 def run_expanded(module: Any, call: Call, padded: bool, max_bytes: int) -> Iterator[tuple[int, torch.Tensor]]:

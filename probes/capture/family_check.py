@@ -29,6 +29,8 @@ from probes.families.layout import Point
 from probes.families.tiny import tiny_model
 
 DTYPES = ("float32", "bfloat16")
+# family -> what transformers calls its configuration, where that is another word
+LISTED = {"nllb_moe": "nllb-moe"}
 EVERYTHING = Want(outputs=True, moments=True, router_inputs=True)
 
 
@@ -44,6 +46,17 @@ class FamilyCheck:
     official: str  # what output_router_logits gives
     hidden: bool  # is the residual stream found?
     failures: tuple[str, ...]
+
+    @property
+    def loaded(self) -> str:
+        """The class that a checkpoint of the family is loaded as."""
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+        from probes.families.tiny import tiny_config
+        from probes.model_class import class_name
+
+        name = LISTED.get(self.family.name, self.family.name)
+        return class_name(CONFIG_MAPPING[name] if name in CONFIG_MAPPING else type(tiny_config(self.family)))
 
     @property
     def complete(self) -> bool:

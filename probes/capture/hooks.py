@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from probes.capture.within import core_of
 from probes.families.layout import Point
 
 _LOCKS: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
@@ -26,13 +27,16 @@ _LOCKS_GUARD = threading.Lock()
 
 
 def lock_of(model: Any) -> Any:
-    """The one re-entrant lock of `model`."""
+    """The one re-entrant lock of `model`, the same for every wrapper around it."""
+    core = core_of(model)
     with _LOCKS_GUARD:
-        return _LOCKS.setdefault(model, threading.RLock())
+        return _LOCKS.setdefault(core, threading.RLock())
 
 
 class Hooks:
     """A set of hooks that is there exactly while the `with` block runs."""
+
+    OWN_NAMES = ("has_post_expert_norm", "post_expert_norm")  # attributes a hook may put on a module meanwhile
 
     def __init__(self, points: Iterable[Point]) -> None:
         self.points = list(points)
@@ -60,6 +64,10 @@ def _register(point: Point) -> Any:
         return point.module.register_forward_pre_hook(point.callback, prepend=point.first, with_kwargs=True)
     if point.when == "after":
         return point.module.register_forward_hook(point.callback, prepend=point.first, with_kwargs=True)
+    if point.when == "always":
+        return point.module.register_forward_hook(
+            point.callback, prepend=point.first, with_kwargs=True, always_call=True
+        )
     if point.when == "inside":
         return _Inside(point.module, point.callback)
     if point.when == "around":
@@ -108,7 +116,7 @@ class _Inside:
     of the same name, and are taken away again.
     """
 
-    NAMES = ("has_post_expert_norm", "post_expert_norm")
+    NAMES = Hooks.OWN_NAMES
 
     def __init__(self, module: Any, callback: Any) -> None:
         norm = module.post_expert_norm if module.has_post_expert_norm else None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from probes.families.initialised import note_of
+
 if TYPE_CHECKING:
     from probes.capture.report import LayerReport
 
@@ -14,6 +16,7 @@ def notes(model: Any, layers: Sequence[LayerReport]) -> Iterator[str]:
     yield from _code(model, layers)
     yield from _weights(model)
     yield from _plain_experts(model, layers)
+    yield from note_of(model)
     if getattr(model, "use_kernels", False):
         yield "hub kernels are in use and may replace routers or experts; load it with use_kernels=False"
     if getattr(getattr(model, "generation_config", None), "cache_implementation", None) == "static":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import get_ident
 from typing import Any
@@ -13,17 +14,19 @@ import torch
 
 from probes.capture.check import self_test
 from probes.capture.discovery import MoELayer
-from probes.capture.forward import Forward, locate
+from probes.capture.forward import Forward, decoded, located_in
 from probes.capture.hidden import hidden_points
-from probes.capture.hooks import Hooks, lock_of
+from probes.capture.hooks import lock_of
 from probes.capture.host import layer_arrays
-from probes.capture.inputs import Inputs, read_inputs, roots
+from probes.capture.inputs import Inputs
 from probes.capture.late import finish
 from probes.capture.report import LayerReport, Report
 from probes.capture.shared import shared_points
-from probes.capture.tap import Session, Tap
+from probes.capture.stage import Member, on_stage, stage_of
+from probes.capture.tap import OBSERVE, REWRITE, Session, Tap
 from probes.capture.transfer import Transfer
 from probes.capture.want import Want
+from probes.capture.within import roots
 from probes.errors import ProbeError
 from probes.families.layout import Point
 from probes.routing import Router
@@ -34,17 +37,18 @@ def capture(model: Any, want: Want | None = None, *, max_bytes: int = 1 << 30) -
     """Record what the routers and experts of `model` do while the block runs.
 
     Holds the model's lock: another thread that wants to capture or steer the same model waits. Records the passes of
-    the entering thread only. `max_bytes` bounds the expanded input of one layer; longer passes are observed in pieces
+    the entering thread only, through whichever wrapper the model was called, and whatever steers it, entered before or
+    after. `max_bytes` bounds the expanded input of one layer; longer passes are observed in pieces
     (slower, same numbers). ProbeError if the model has no routers, is in training mode, is compiled, or cannot give
-    what is wanted.
+    what is wanted; on leaving, if its routers ran and no pass was seen to begin.
     """
     want = want or Want()
     with lock_of(model):
         report = self_test(model)
         recorder = Recorder(model, want, report, max_bytes)
-        with ExitStack() as stack:
-            stack.enter_context(Hooks(recorder.points()))
+        with on_stage(model, recorder):
             yield recorder
+        recorder.complain()
 
 
 @dataclass
@@ -64,11 +68,12 @@ class _Root:
     stream: str
     layers: list[MoELayer]
     session: Session = field(default_factory=Session)
-    inputs: Inputs | None = None
 
 
-class Recorder:
+class Recorder(Member):
     """What `capture` hands out. `take()` gives the passes since the last take."""
+
+    rank = 1
 
     def __init__(self, model: Any, want: Want, report: Report, max_bytes: int) -> None:
         self.model = model
@@ -77,16 +82,18 @@ class Recorder:
         self._want = want
         self._passes: list[tuple[_Root, _Pass]] = []
         self._taps: dict[int, Tap] = {}
+        self._seen = self._elsewhere = 0
         chosen = _chosen(report, want)
-        drops = _drops(model)
         self._reports = {r.layer: r for r in chosen}
         self.layers = [r.found for r in chosen]
-        self._roots = [_Root(m, stream, found) for m, stream, found in roots(model, self.layers)]
-        for root in self._roots:
+        self._places = [_Root(m, stream, self._wanted(found)) for m, stream, found in roots(model, _layers(report))]
+        self.roots = [root.module for root in self._places]
+        for root in self._places:
             for found in root.layers:
-                self._taps[found.layer] = _tap(
-                    want, root.session, self._reports[found.layer], max_bytes, found.layer in drops
-                )
+                self._taps[found.layer] = _tap(want, root.session, self._reports[found.layer], max_bytes)
+
+    def _wanted(self, found: list[MoELayer]) -> list[MoELayer]:
+        return [m for m in found if m.layer in self._reports]
 
     @property
     def routers(self) -> tuple[Router, ...]:
@@ -111,16 +118,23 @@ class Recorder:
         return found
 
     def points(self) -> list[Point]:
-        """Every hook this recording needs."""
+        """Every hook this recording needs inside of a pass."""
+        self._fit()
         points = [p for m in self.layers for p in m.layout.points(m.parts, self._taps[m.layer])]
         if self._want.hidden:
             points += self._hidden_points()
         if self._want.shared:
             points += [p for m in self.layers for p in shared_points(m, self._taps[m.layer])]
-        for root in self._roots:
-            points.append(Point(root.module, "before", self._start(root)))
-            points.append(Point(root.module, "after", self._stop(root)))
         return points
+
+    def _fit(self) -> None:
+        """Go by what else is on the model now: which slots are dropped, and who else replaces the experts' calls."""
+        stage = stage_of(self.model)
+        drops, alone = stage.drops, stage.together(Recorder) <= 1
+        for layer, tap in self._taps.items():
+            tap.drops = layer in drops
+            mode = self._reports[layer].mode
+            tap.mode = mode if alone or mode != REWRITE else OBSERVE
 
     def _hidden_points(self) -> list[Point]:
         norms = [(m, self._reports[m.layer].norm) for m in self.layers]
@@ -134,29 +148,46 @@ class Recorder:
         passes, self._passes = self._passes, []
         return [self._finished(root, done) for root, done in passes]
 
-    def _start(self, root: _Root) -> Any:
-        taps = [self._taps[m.layer] for m in root.layers]
+    def _place(self, module: Any) -> _Root:
+        return next(root for root in self._places if root.module is module)
 
-        def before(module: Any, args: Any, kwargs: Any) -> None:
-            if get_ident() != self._owner:
-                return
-            for tap in taps:
-                tap.take()  # an earlier pass that ended in an exception leaves nothing behind
-            root.inputs = read_inputs(args, kwargs)
-            root.session.real = root.inputs.real() if self._want.moments else None
-            root.session.thread = get_ident()
+    def begin(self, module: Any, inputs: Inputs) -> None:
+        root = self._place(module)
+        for found in root.layers:
+            self._taps[found.layer].take()  # an earlier pass that ended in an exception leaves nothing behind
+        root.session.real = inputs.recorded() if self._want.moments else None
+        root.session.thread = get_ident()
 
-        return before
+    def end(self, module: Any, inputs: Inputs) -> None:
+        root = self._place(module)
+        if root.session.thread == get_ident():
+            root.session.thread = None
+            self._seen += 1
+            self._passes.append((root, self._collect(root, inputs)))
 
-    def _stop(self, root: _Root) -> Any:
-        def after(module: Any, args: Any, kwargs: Any, output: Any) -> None:
-            if root.session.thread != get_ident():
-                return
-            inputs, root.session.thread = root.inputs, None
-            if inputs is not None:
-                self._passes.append((root, self._collect(root, inputs)))
+    def failed(self, module: Any) -> None:
+        root = self._place(module)
+        root.session.thread = None
+        self._seen += 1
+        for found in root.layers:
+            self._taps[found.layer].take()
 
-        return after
+    def elsewhere(self) -> None:
+        self._elsewhere += 1
+
+    def complain(self) -> None:
+        """ProbeError where routers ran and no pass was recorded; a warning where passes ran in another thread only."""
+        missed = sum(root.session.missed for root in self._places)
+        if missed and not self._seen:
+            raise ProbeError(
+                f"the model's routers ran {missed} times, but never within a call of "
+                f"{type(self.roots[0]).__name__}: nothing was recorded"
+            )
+        if self._elsewhere and not self._seen:
+            logging.getLogger(__name__).warning(
+                "%d passes ran in another thread and were not recorded; only the thread that entered capture is",
+                self._elsewhere,
+            )
 
     def _collect(self, root: _Root, inputs: Inputs) -> _Pass:
         finish(self._taps[m.layer] for m in root.layers)
@@ -171,7 +202,7 @@ class Recorder:
         host = done.transfer.result()
         inputs = done.inputs
         located, host = host[: inputs.count], host[inputs.count :]
-        mask, position, phase = locate(inputs.batch, inputs.length, *inputs.arrays(located), inputs.past)
+        mask, position, phase = located_in(inputs, *inputs.arrays(located))
         kept: dict[int, dict[str, list[torch.Tensor]]] = {m.layer: {} for m in root.layers}
         for (layer, name), tensor in zip(done.names, host, strict=True):
             kept[layer].setdefault(name, []).append(tensor)
@@ -191,6 +222,7 @@ class Recorder:
             shared={layer: a.shared for layer, a in arrays.items() if a.shared is not None},
             expert_norm={layer: a.expert_norm for layer, a in arrays.items() if a.expert_norm is not None},
             stream=root.stream,
+            decoded=decoded(inputs),
         )
 
 
@@ -208,15 +240,12 @@ def _chosen(report: Report, want: Want) -> list[LayerReport]:
     return [r for r in usable if r.layer in want.layers]
 
 
-def _drops(model: Any) -> frozenset[int]:
-    """Layers in which the model is being steered so that a weight of 0 stands for no expert."""
-    from probes.steering import active
-
-    steering = active(model)
-    return frozenset() if steering is None else steering.drops
+def _layers(report: Report) -> list[MoELayer]:
+    """All layers, since where a pass begins depends on all of them."""
+    return [r.found for r in report.layers]
 
 
-def _tap(want: Want, session: Session, report: LayerReport, max_bytes: int, drops: bool) -> Tap:
+def _tap(want: Want, session: Session, report: LayerReport, max_bytes: int) -> Tap:
     return Tap(
         want if report.outputs else want.without_slots(),
         session,
@@ -225,5 +254,4 @@ def _tap(want: Want, session: Session, report: LayerReport, max_bytes: int, drop
         copy=report.copy,
         max_bytes=max_bytes,
         num_experts=report.router.num_experts,
-        drops=drops,
     )

@@ -25,19 +25,23 @@ class Session:
 
     `thread` is the thread whose pass is recorded, None between passes: hooks are global to the model, and what
     another thread runs through it meanwhile is not ours. `real` is bool [B*S], which rows are tokens and not padding.
+    `missed` counts what hooks saw of the owner's thread outside of a pass.
     """
 
     thread: int | None = None
     real: Any = None
+    owner: int = field(default_factory=get_ident)
+    missed: int = 0
+    aside: bool = False
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """What runs meanwhile is ours, and not to be recorded."""
-        thread, self.thread = self.thread, None
+        thread, self.thread, self.aside = self.thread, None, True
         try:
             yield
         finally:
-            self.thread = thread
+            self.thread, self.aside = thread, False
 
 
 @dataclass
@@ -73,7 +77,11 @@ class Tap:
     @property
     def live(self) -> bool:
         """Is this the pass, and the thread, that is being recorded?"""
-        return self.session.thread == get_ident()
+        session, thread = self.session, get_ident()
+        if session.thread == thread:
+            return True
+        session.missed += session.owner == thread and not session.aside
+        return False
 
     def put(self, name: str, value: torch.Tensor) -> None:
         if value.requires_grad:

@@ -7,10 +7,13 @@ import json
 import sys
 from typing import Any
 
+from probes.cli import options
+from probes.cli.parser import Parser
 from probes.errors import UsageError
 
 SUMMARY = "compute a metric over a trace (table, JSON, CSV, Markdown or a plot)"
 EXAMPLE = "probe analyze srp trace.duckdb --segment-length 16 --ci --json\n  probe analyze srp --help"
+MOST = 1_000_000  # resamples and permutations: all are held at once
 FORMATS = ("table", "json", "csv", "markdown")
 TEST = "p and q of each difference: labels dealt out anew among the sequences, false discoveries controlled"
 SAVE = "keep the result in the trace, for SQL (views results, result_columns, result_rows)"
@@ -50,17 +53,20 @@ def run(args: argparse.Namespace) -> int:
 
 def _analyze(metric: Any, words: argparse.Namespace, as_json: bool) -> int:
     from probes.analysis import analyze
+    from probes.metrics.plots import check_plot
     from probes.metrics.render import render
 
-    options = {o.name: getattr(words, o.name) for o in metric.options}
+    if words.plot is not None:
+        check_plot(words.plot)
+    given = {o.name: getattr(words, o.name) for o in metric.options}
     common = {"run_id": words.run, "layers": words.layers, "by": words.by}
     if metric.paired or metric.across:
         common |= {"against": words.against, "against_trace": words.against_trace}
     if metric.compares is not None:
         common["test"] = words.test
     if words.ci:
-        options.update(ci=True, resamples=words.resamples, seed=words.seed)
-    frame = analyze(words.trace, metric.name, **common, **options)
+        given.update(ci=True, resamples=words.resamples, seed=words.seed)
+    frame = analyze(words.trace, metric.name, **common, **given)
     _saved(frame, words)
     if words.plot:
         from probes.metrics.plots import save_plot
@@ -94,13 +100,8 @@ def _overview(words: argparse.Namespace, as_json: bool) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise UsageError(f"{message} (see '{self.prog} --help')")
-
-
 def _parser(metric: Any) -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog=f"probe analyze {metric.name}",
         description=f"{metric.question}\n{metric.formula}\nSource: {metric.source}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -110,19 +111,17 @@ def _parser(metric: Any) -> argparse.ArgumentParser:
     for option in metric.options:
         _add(own, option)
     if metric.paired or metric.across:
-        own.add_argument("--against", type=int, metavar="RUN", help="the run to compare with")
+        options.run(own, "--against", "the run to compare with", metavar="RUN")
         own.add_argument("--against-trace", metavar="TRACE", help="the trace it is in (default: the same)")
     common = parser.add_argument_group("options of every metric")
-    common.add_argument(
-        "--run", type=int, metavar="ID", help="which run of the trace (default: the newest complete one)"
-    )
-    common.add_argument("--layers", metavar="0-7", help="only these layers, by the model's own index")
+    options.run(common, "--run", "which run of the trace (default: the newest complete one)")
+    options.layers(common, "only these layers, by the model's own index")
     common.add_argument("--by", metavar="|".join(metric.by) or "label", help="group by this")
     common.add_argument("--ci", action="store_true", help="95 %% bootstrap intervals over sequences")
     if metric.compares is not None:
         common.add_argument("--test", action="store_true", help=TEST)
-    common.add_argument("--resamples", type=int, default=1000, metavar="N", help="resamples for --ci (1000)")
-    common.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the resamples (0)")
+    options.whole(common, "--resamples", low=1, high=MOST, default=1000, metavar="N", help="resamples for --ci (1000)")
+    options.seed(common, "seed of the resamples (0)")
     common.add_argument("--format", choices=FORMATS, default="table", help="how to print (table)")
     common.add_argument("--save", action="store_true", help=SAVE)
     common.add_argument("--plot", metavar="FILE", help="also draw the table into FILE.svg, FILE.html or FILE.png")
@@ -131,7 +130,7 @@ def _parser(metric: Any) -> argparse.ArgumentParser:
 
 
 def _overview_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="probe analyze overview",
         description="The facts one would look for first, each with its number, its 95 %% interval and the command that "
         "shows more.\nDifferences between labels are tested against labels dealt out anew among the sequences; those "
@@ -139,19 +138,14 @@ def _overview_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("trace", metavar="TRACE", help="a .duckdb trace or a directory of Parquet shards")
-    parser.add_argument("--run", type=int, metavar="ID", help="which run (default: the newest complete one)")
-    for name, default in (("resamples", 1000), ("permutations", 1000), ("seed", 0)):
-        parser.add_argument(f"--{name}", type=_whole, default=default, metavar="N", help=f"(default {default})")
+    options.run(parser, "--run", "which run (default: the newest complete one)")
+    for name in ("resamples", "permutations"):
+        options.whole(parser, f"--{name}", low=1, high=MOST, default=1000, metavar="N", help="(default 1000)")
+    options.seed(parser, "(default 0)")
     parser.add_argument("--format", choices=FORMATS, default="table", help="how to print (table: sentences)")
     parser.add_argument("--save", action="store_true", help=SAVE)
     parser.add_argument("--json", action="store_true", help="the same as --format json")
     return parser
-
-
-def _whole(text: str) -> int:
-    if not text.isdigit():
-        raise UsageError(f"a whole number from 0 on is needed, not {text!r}")
-    return int(text)
 
 
 def _add(group: Any, option: Any) -> None:

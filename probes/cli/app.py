@@ -16,9 +16,13 @@ EXAMPLE = "probe app trace.duckdb --port 8501"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    from probes.cli import options
+
     parser.add_argument("traces", nargs="*", metavar="TRACE", help="a .duckdb file or a directory of Parquet shards")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    parser.add_argument("--port", type=int, default=8501, help="port to listen on (default 8501)")
+    options.whole(
+        parser, "--port", low=1, high=65535, default=8501, metavar="N", help="port to listen on (default 8501)"
+    )
     parser.add_argument("--i-know", action="store_true", help="allow a --host that others can reach; there is no login")
     parser.add_argument("--open", action="store_true", help="open it in the browser")
     parser.add_argument(

@@ -20,9 +20,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from probes.capture import self_test
-    from probes.model import load_model
+    from probes.model import check_loading, load_model
 
+    check_loading(args.dtype, args.device)
     model, _ = load_model(
         args.model,
         dtype=args.dtype,
@@ -30,6 +30,8 @@ def run(args: argparse.Namespace) -> int:
         revision=args.revision,
         trust_remote_code=args.trust_remote_code,
     )
+    from probes.capture import self_test
+
     report = self_test(model)
     if args.json:
         print(json.dumps(_object(args.model, report), indent=1))

@@ -13,9 +13,12 @@ EXAMPLE = "probe demo"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    from probes.cli import options
+
     parser.add_argument("--out", metavar="TRACE", help="trace to write (default ./router-demo.duckdb)")
     parser.add_argument("--no-serve", action="store_true", help="do not open the dashboard")
-    parser.add_argument("--port", type=int, default=8501, help="port of the dashboard (default 8501)")
+    said = "port of the dashboard (default 8501)"
+    options.whole(parser, "--port", low=1, high=65535, default=8501, metavar="N", help=said)
     parser.add_argument("--json", action="store_true", help="print the findings as JSON (implies --no-serve)")
 
 
@@ -23,8 +26,10 @@ def run(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from probes.demo import DEMO_TRACE, make_demo
+    from probes.recording.target import check_target
 
-    out = Path(args.out or DEMO_TRACE)
+    out = Path(DEMO_TRACE if args.out is None else args.out)
+    check_target(out)
     print(f"probe: recording the sample model into {out}", file=sys.stderr)
     done, found = make_demo(out)
     if args.json:

@@ -7,7 +7,7 @@ import json
 import sys
 from typing import Any
 
-SUMMARY = "measure what interventions do to a model's answers, with intervals and random controls"
+SUMMARY = "measure what interventions do to a model's answers, with intervals and controls of the same load"
 EXAMPLE = (
     "probe eval sample_data/model --tasks sample_data/tasks/sums.jsonl --intervention ban:layer=3,expert=14 --limit 60"
 )
@@ -26,17 +26,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "with choices (highest log-probability), or alone (perplexity); may be repeated",
     )
     options.interventions(parser, "each is evaluated separately, 'A + B' and a file of several together")
-    parser.add_argument("--control-seeds", type=int, default=5, metavar="N", help="random controls of each (default 5)")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N items of each file")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="items per pass (default: by their length)")
-    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="longest answer (default 64)")
+    said = "controls of each (default 5), or as many different ones as there are"
+    options.whole(parser, "--control-seeds", high=1000, default=5, metavar="N", help=said)
+    parser.add_argument(
+        "--control",
+        default="load",
+        metavar="load|count",
+        help="controls name other experts of the same layers with the same load on the evaluated tokens (default), or "
+        "just as many",
+    )
+    said = "how far a control's load may be from the intervention's, as a fraction of it (default 0.1)"
+    bounds = {"low": 0, "high": 0.99}
+    options.number(parser, "--control-tolerance", bounds=bounds, default=0.1, metavar="X", help=said)
+    options.whole(parser, "--limit", low=1, metavar="N", help="only the first N items of each file")
+    options.whole(parser, "--batch-size", low=1, metavar="N", help="items per pass (default: by their length)")
+    options.whole(parser, "--max-new-tokens", low=1, default=64, metavar="N", help="longest answer (default 64)")
     parser.add_argument(
         "--stop", action="append", metavar="TEXT", help=r"text that ends an answer (default \n, a line break; '' none)"
     )
     parser.add_argument(
         "--join", default="auto", metavar="auto|space|none", help="between text and target (auto: no space after = < …)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the controls, resamples and tests (default 0)")
+    options.generation(parser)
+    options.seed(parser, "of the controls, resamples and tests (default 0)")
     parser.add_argument("--resume", metavar="FILE", help="work file (JSONL): results per item; goes on where it ends")
     parser.add_argument("--out", metavar="FILE", help="also write the result with every item and output, as JSON")
     options.loading(parser)
@@ -56,11 +68,14 @@ def run(args: argparse.Namespace) -> int:
         args.tasks,
         args.intervention,
         control_seeds=args.control_seeds,
+        control=args.control,
+        control_tolerance=args.control_tolerance,
         limit=args.limit,
         batch_size=args.batch_size,
         max_new_tokens=args.max_new_tokens,
         stop=options.texts(["\\n"] if args.stop is None else args.stop),
         join=args.join,
+        generation=args.generation,
         seed=args.seed,
         resume=args.resume,
         progress=bar,

@@ -10,9 +10,11 @@ EXAMPLE = "probe export trace.duckdb --to report.html\n  probe export trace.duck
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    from probes.cli import options
+
     parser.add_argument("trace", metavar="TRACE", help="a .duckdb trace or a directory of Parquet shards")
     parser.add_argument("--to", required=True, metavar="DIR|FILE.html", help="a new folder, or a report to write")
-    parser.add_argument("--run", type=int, dest="run_id", metavar="ID", help="which run the report is of (newest)")
+    options.run(parser, "--run", "which run the report is of (newest)", dest="run_id")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
 
 

@@ -26,7 +26,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from probes.errors import UsageError
     from probes.families import families, family
+    from probes.files import check_writable
 
+    if args.write == "":
+        raise UsageError("--write needs the name of a file")
+    check_writable(args.write)
     if args.write and (args.name or not args.check):
         raise UsageError("--write needs --check and all families")
     chosen = [family(args.name)] if args.name else list(families().values())

@@ -9,12 +9,13 @@ import pkgutil
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import NoReturn
 
 from probes import __version__
+from probes.chatter import hush
+from probes.cli.parser import Parser
 from probes.errors import ProbeError, UsageError, did_you_mean
 
-NOT_COMMANDS = {"main", "options", "output"}
+NOT_COMMANDS = {"main", "options", "output", "parser"}
 
 
 def command_names() -> list[str]:
@@ -27,31 +28,11 @@ def load_command(name: str) -> ModuleType:
     return importlib.import_module(f"probes.cli.{name}")
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse, but a wrong word becomes one line with the nearest right one, and exit code 2."""
-
-    words: Sequence[str] = ()
-
-    def parse_known_args(self, args=None, namespace=None):
-        self.words = list(args or ())
-        return super().parse_known_args(args, namespace)
-
-    def error(self, message: str) -> NoReturn:
-        known = self._option_string_actions
-        for word in self.words:
-            option = word.split("=")[0]
-            if option.startswith("--") and not any(name.startswith(option) for name in known):
-                # Said first: argparse would complain that the right option is missing.
-                message = f"unknown option {option!r}{did_you_mean(option, known)}"
-                break
-        raise UsageError(f"{message} (see '{self.prog} --help')")
-
-
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     """The whole parser, or (faster) the one with only the sub-command that is about to run."""
-    parser = _Parser(prog="probe", description="Record, analyse and change the routing of mixture-of-experts models.")
+    parser = Parser(prog="probe", description="Record, analyse and change the routing of mixture-of-experts models.")
     parser.add_argument("--version", action="version", version=f"router-workbench {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for name in [only] if only else command_names():
         module = load_command(name)
         sub = commands.add_parser(
@@ -69,6 +50,7 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 done, 1 could not do it, 2 wrong usage, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
+    hush()
     try:
         return _run(words)
     except UsageError as error:
@@ -108,7 +90,7 @@ def _with_store_errors(args: argparse.Namespace) -> int:
 
 
 def _say(message: object, code: int) -> int:
-    print(f"probe: {message}", file=sys.stderr)
+    print(f"probe: {' '.join(str(message).splitlines())}", file=sys.stderr)
     return code
 
 

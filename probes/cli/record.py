@@ -7,6 +7,8 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from probes import parsing
+
 if TYPE_CHECKING:
     from probes.recording.options import RecordOptions
 
@@ -29,7 +31,7 @@ SAME_NAME = (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    from probes.cli.options import interventions
+    from probes.cli import options
     from probes.recording.options import DEFAULT_CAPTURE, DTYPES, LEVELS
 
     levels = "; ".join(f"{name}: {what}" for name, what in LEVELS.items())
@@ -43,25 +45,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="LEVELS",
         help=f"what to keep (default {','.join(DEFAULT_CAPTURE)}), or for=METRIC: what that metric reads. {levels}",
     )
-    parser.add_argument("--layers", metavar="0-7", help="only these layers (the model's own numbers)")
-    parser.add_argument("--max-new-tokens", type=int, default=0, metavar="N", help="also generate N tokens, greedily")
-    parser.add_argument("--batch-size", default="auto", metavar="auto|N", help="sequences per forward pass")
-    parser.add_argument("--max-length", type=int, metavar="N", help="cut prompts to N tokens")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N sequences")
+    options.layers(parser, "only these layers (the model's own numbers)")
+    options.whole(parser, "--max-new-tokens", default=0, metavar="N", help="also generate N tokens, greedily")
+    options.generation(parser)
     parser.add_argument(
-        "--logit-rate", type=float, default=1.0, metavar="R", help="keep logits for this share of tokens"
+        "--batch-size", type=_batch_size, metavar="auto|N", help="sequences per forward pass (default auto)"
     )
-    parser.add_argument(
-        "--output-rate", type=float, default=0.01, metavar="R", help="keep output vectors for this share of tokens"
-    )
+    options.whole(parser, "--max-length", low=1, metavar="N", help="cut prompts to N tokens")
+    options.whole(parser, "--limit", low=1, metavar="N", help="only the first N sequences")
+    share = {"above": 0, "high": 1}
+    said = "keep logits for this share of tokens"
+    options.number(parser, "--logit-rate", bounds=share, default=1.0, metavar="R", help=said)
+    said = "keep output vectors for this share of tokens"
+    options.number(parser, "--output-rate", bounds=share, default=0.01, metavar="R", help=said)
     parser.add_argument("--dtype", default="auto", metavar="|".join(DTYPES), help="precision to load the model in")
     parser.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps, or auto to spread a large model")
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit of a hub model")
-    parser.add_argument("--seed", type=int, default=0, help="decides which positions keep their logits")
+    options.seed(parser, "decides which positions keep their logits")
     parser.add_argument("--shard", metavar="I/N", help="only every N-th sequence from the I-th on")
     parser.add_argument("--name", metavar="NAME", help="a name for the run (default: the model's and the prompts')")
-    interventions(parser, "the model is steered by it meanwhile; several act in order")
-    parser.add_argument("--baseline", type=int, metavar="RUN", help="the run of TRACE to compare with, kept with this")
+    options.interventions(parser, "the model is steered by it meanwhile; several act in order")
+    options.run(parser, "--baseline", "the run of TRACE to compare with, kept with this", metavar="RUN")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
     parser.add_argument("--dry-run", action="store_true", help="say what would be recorded, and how large it gets")
     parser.add_argument("--trust-remote-code", action="store_true", help="run the model's own Python code")
@@ -77,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
     specs = parsed(args)
     if args.dry_run:
         estimate = dry_run(args.model, args.prompts, options)
+        _told(estimate.notes)
         print(json.dumps(estimate.as_dict(), ensure_ascii=False) if args.json else estimate.describe())
         return _left_out(estimate.left_out)
     done = record(
@@ -89,25 +94,32 @@ def run(args: argparse.Namespace) -> int:
         interventions=specs,
         baseline=args.baseline,
     )
-    for note in done.notes:
-        print(f"probe: {note}", file=sys.stderr)
+    _told(done.notes)
     print(json.dumps(done.as_dict(), ensure_ascii=False) if args.json else done.describe())
     return _left_out(done.left_out)
 
 
 def _options(args: argparse.Namespace) -> RecordOptions:
-    from probes.errors import UsageError
     from probes.recording.options import RecordOptions, check_options, parse_capture, parse_layers
 
-    if args.batch_size != "auto" and not args.batch_size.isdigit():
-        raise UsageError(f"--batch-size must be auto or a number, got {args.batch_size!r}")
     options = RecordOptions(
         capture=parse_capture(args.capture),
         layers=parse_layers(args.layers),
-        batch_size=None if args.batch_size == "auto" else int(args.batch_size),
+        generation=tuple(args.generation),
+        batch_size=args.batch_size,
         **{name: getattr(args, name) for name in SAME_NAME},
     )
     return check_options(options)
+
+
+def _told(notes: list[str]) -> None:
+    for note in notes:
+        print(f"probe: {note}", file=sys.stderr)
+
+
+def _batch_size(text: str) -> int | None:
+    """None for auto."""
+    return None if text == "auto" else parsing.whole(text, "--batch-size (auto or N)", 1)
 
 
 SHOWN = 5

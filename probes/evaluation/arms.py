@@ -1,21 +1,21 @@
 """What is compared: an arm is a model under some interventions; its controls do the same to experts drawn at random.
 
-An intervention that names experts gets controls that name as many others, layer by layer; a keep-list, as many drawn
-from all. Any other gets `random` choice of the same scope: what remains of a model whose router has no say. A decoding
-strategy by itself has no such control; it is compared with plain decoding.
+An intervention that names experts gets controls that name others of the same load, layer by layer, or as many others
+(`probes.evaluation.drawing`); a keep-list, as many drawn from all. Any other gets `random` choice of the same scope:
+what remains of a model whose router has no say. A decoding strategy by itself has no such control; it is compared with
+plain decoding.
 """
 
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probes.errors import UsageError
-from probes.interventions import Spec, intervention, parse_all
+from probes.interventions import Spec, intervention
 from probes.interventions.values import experts_at, pairs_in
 from probes.recipes import JOINED, is_recipe, specs_of
 
@@ -28,13 +28,21 @@ FILES = (".yaml", ".yml", ".json")
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to run the model. `control_of` names the arm it is a control of, `seed` which of its controls it is."""
+    """One way to run the model. `control_of` names the arm it is a control of, `seed` which of its controls it is.
+
+    task  the only task it is asked, since a control has the same load there; None for all
+    """
 
     name: str
     specs: tuple[Spec, ...] = ()
     strategy: Plan | None = None
     control_of: str | None = None
     seed: int | None = None
+    task: str | None = None
+
+    def asks(self, task: str) -> bool:
+        """Is it run on the items of this task?"""
+        return self.task in (None, task)
 
     def as_list(self) -> list[dict[str, Any]]:
         """What it does, JSON-able: interventions in order, then the decoding strategy."""
@@ -104,14 +112,13 @@ def _name(given: Any, acting: Sequence[Any]) -> str:
 
 
 def controls(arm: Arm, routers: Mapping[int, int], count: int, seed: int = 0) -> list[Arm]:
-    """`count` controls of an arm, drawn with the seeds from `seed` on; routers: layer -> number of experts."""
-    if not arm.specs:
-        return []
-    draw = _with_others if any(experts_in(spec, routers) for spec in arm.specs) else _with_random_choice
-    return [
-        replace(arm, name=f"{arm.name} (control {s})", specs=draw(arm.specs, routers, s), control_of=arm.name, seed=s)
-        for s in range(seed, seed + count)
-    ]
+    """Up to `count` different controls that name as many other experts; routers: layer -> number of experts.
+
+    `probes.evaluation.drawing.drawn` also matches what the experts carry.
+    """
+    from probes.evaluation.drawing import drawn
+
+    return drawn(arm, routers, count, seed).arms
 
 
 def experts_in(spec: Spec, routers: Mapping[int, int]) -> dict[int, tuple[int, ...]]:
@@ -119,58 +126,6 @@ def experts_in(spec: Spec, routers: Mapping[int, int]) -> dict[int, tuple[int, .
     layers = routers if spec.scope.layers is None else spec.scope.layers
     options = [pair for name in intervention(spec.name).naming for pair in pairs_in(spec.options.get(name))]
     return {layer: named for layer in layers if (named := experts_at([*spec.scope.experts, *options], layer))}
-
-
-Exchange = dict[int, dict[int, int]]  # layer -> expert -> the one in its place
-
-
-def _with_others(specs: tuple[Spec, ...], routers: Mapping[int, int], seed: int) -> tuple[Spec, ...]:
-    """The same with other experts: each named one is exchanged for one that is not, wherever it is named."""
-    named: dict[int, list[int]] = {}
-    for spec in specs:
-        for layer, experts in experts_in(spec, routers).items():
-            named.setdefault(layer, []).extend(e for e in experts if e not in named.get(layer, []))
-    rng = random.Random(f"control-{seed}")  # noqa: S311 - a draw of experts, no secret
-    # The complement of a keep-list would be the worst list there is, not a random one.
-    any_ = any(intervention(spec.name).keeps for spec in specs)
-    other = {layer: _exchanged(experts, routers[layer], rng, any_) for layer, experts in sorted(named.items())}
-    return tuple(_renamed(spec, other, routers) for spec in specs)
-
-
-def _exchanged(named: list[int], num_experts: int, rng: random.Random, any_: bool) -> dict[int, int]:
-    rest = [e for e in range(num_experts) if e not in named]
-    # Where more than half of a layer's experts are named, there are not enough others: all of them may be drawn.
-    pool = list(range(num_experts)) if any_ or len(rest) < len(named) else rest
-    return dict(zip(named, rng.sample(pool, len(named)), strict=True))
-
-
-def _renamed(spec: Spec, other: Exchange, routers: Mapping[int, int]) -> Spec:
-    layers = [*(routers if spec.scope.layers is None else spec.scope.layers)]
-    pairs = tuple((la, other[la][e]) for la in sorted(layers) for e in experts_at(spec.scope.experts, la))
-    changed = {
-        name: _renamed_option(spec.options[name], other, layers)
-        for name in intervention(spec.name).naming
-        if spec.options.get(name)
-    }
-    return replace(spec, scope=replace(spec.scope, experts=pairs), options={**spec.options, **changed})
-
-
-def _renamed_option(value: Any, other: Exchange, layers: Sequence[int]) -> Any:
-    """A list of "layer.expert" or a table {layer: {expert: …}}, whose rows may name experts themselves."""
-    if not isinstance(value, Mapping):
-        pairs = pairs_in(value)
-        return tuple(f"{la}.{other[la][e]}" for la in sorted(layers) for e in experts_at(pairs, la))
-
-    def renamed(row: Mapping[str, Any], exchange: dict[int, int]) -> dict[str, Any]:
-        inner = ((e, renamed(v, exchange) if isinstance(v, Mapping) else v) for e, v in row.items())
-        return {str(exchange.get(int(e), int(e))): v for e, v in inner}
-
-    return {layer: renamed(row, other.get(int(layer), {})) for layer, row in value.items()}
-
-
-def _with_random_choice(specs: tuple[Spec, ...], routers: Mapping[int, int], seed: int) -> tuple[Spec, ...]:
-    scopes = dict.fromkeys(replace(spec.scope, experts=(), seed=seed) for spec in specs)
-    return tuple(replace(parse_all("random")[0], scope=scope) for scope in scopes)
 
 
 def reseeded(specs: Sequence[Spec], batch: int) -> tuple[Spec, ...]:
@@ -199,3 +154,17 @@ def check_arms(arms: Sequence[Arm], model: Any, tokenizer: Any) -> dict[int, int
         with steer(model, arm.specs, tokenizer=tokenizer):
             pass
     return {r.layer: r.router.num_experts for r in self_test(model).layers if r.choice or r.logits}
+
+
+def refusal_of(model: Any, tokenizer: Any) -> Callable[[tuple[Spec, ...]], str]:
+    """A function that says why interventions do not fit the model; "" if they do."""
+    from probes.steering import steer
+
+    def refusal(specs: tuple[Spec, ...]) -> str:
+        try:
+            with steer(model, specs, tokenizer=tokenizer):
+                return ""
+        except UsageError as error:
+            return str(error)
+
+    return refusal

@@ -138,6 +138,7 @@ def encode_items(
             max_length=None,
             context=context_length(model),
             new_tokens=max_new_tokens if answered else 0,
+            reply=any(kind_of(p) != "text" for p in prompts),  # a choice is a reply as well
         )
         if bad:
             raise ProbeError(f"{bad[0]}{f' (and {len(bad) - 1} more)' if len(bad) > 1 else ''}")

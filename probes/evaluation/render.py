@@ -36,11 +36,26 @@ def _compared(row: Row) -> str:
         parts.append(f"; from baseline {spread(row.difference, row.difference_low, row.difference_high, '+')}")
         parts.append(f" {_sure(row.p_holm)}")
     if row.control is not None:
-        parts.append(f"; controls {_number(row.control)} ({_number(row.control_min)} to {_number(row.control_max)}), ")
+        parts.append(f"; {controls_said(row)} {_number(row.control)}")
+        parts.append(f" ({_number(row.control_min)} to {_number(row.control_max)}), ")
         parts.append(
             f"beyond them {spread(row.beyond, row.beyond_low, row.beyond_high, '+')} {_sure(row.p_control_holm)}"
         )
+    elif row.control_note:
+        parts.append(f"; {row.control_note}")
+    if row.acted is False:
+        parts.append("; never acted")
     return "".join(parts)
+
+
+def controls_said(row: Row) -> str:
+    """How many controls there are, what they have in common with the arm, and what both carry."""
+    said = f"{row.controls} {row.control_kind or 'random'} control{'' if row.controls == 1 else 's'}"
+    if row.load is None or row.control_load_min is None or row.control_load_max is None:
+        return said
+    ends = dict.fromkeys(f"{100 * load:.1f}" for load in (row.control_load_min, row.control_load_max))
+    sizes = f"; {row.control_sizes}" if row.control_sizes else ""
+    return f"{said} (load {100 * row.load:.1f} %, theirs {' to '.join(ends)} %{sizes})"
 
 
 def _sure(p: float | None) -> str:

@@ -1,14 +1,15 @@
-"""From records of single items to rows: value, difference from the baseline, difference from the random controls."""
+"""From records of single items to rows: value, difference from the baseline, difference from the controls."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 import numpy as np
 
 from probes.evaluation.arms import BASELINE, Arm
+from probes.evaluation.controlled import Matched, share
 from probes.evaluation.score import Record
 from probes.evaluation.statistics import (
     MEASURES,
@@ -29,7 +30,13 @@ class Row:
 
     n            items;  baseline: the value without intervention
     difference   value − baseline, paired over items;  p, p_holm: of no difference, alone and corrected
-    control      mean of the random controls, which lie between control_min and control_max
+    control      mean of the controls, which lie between control_min and control_max
+    control_kind what a control has in common with the arm: "load-matched", "count-matched", "random choice"
+    load         share of the assignments of the task's evaluated tokens, in the layers named, that its experts get from
+                 the baseline; those of the controls' lie between control_load_min and control_load_max
+    control_sizes where controls name more or fewer experts than the arm
+    control_note why there are fewer controls than asked for, or none
+    acted        whether the interventions reached any token of the task; False: the numbers are the baseline's
     beyond       value − control, items and controls drawn anew;  p_control, p_control_holm: of no difference
     """
 
@@ -56,13 +63,37 @@ class Row:
     beyond_high: float | None = None
     p_control: float | None = None
     p_control_holm: float | None = None
+    control_kind: str | None = None
+    load: float | None = None
+    control_load_min: float | None = None
+    control_load_max: float | None = None
+    control_sizes: str | None = None
+    control_note: str | None = None
+    acted: bool | None = None
 
 
-def rows_of(records: dict[str, list[Record]], arms: list[Arm], seed: int) -> list[Row]:
+def rows_of(records: dict[str, list[Record]], arms: list[Arm], seed: int, matched: Sequence[Matched] = ()) -> list[Row]:
     """All rows, p-values corrected over all of them; records: arm -> a record per item, in the same order."""
     tasks = list(dict.fromkeys(record["task"] for record in records[BASELINE]))
     rows = [row for task in tasks for measure in MEASURES for row in _measured(task, measure, records, arms, seed)]
-    return _corrected(rows)
+    return [_told(row, matched) for row in _corrected(rows)]
+
+
+def _told(row: Row, matched: Sequence[Matched]) -> Row:
+    """With what its controls are and carry."""
+    for one in matched:
+        if one.arm == row.arm and one.task in (None, row.task):
+            loads = [load for each in one.control_loads if (load := share(each)) is not None]
+            return replace(
+                row,
+                control_kind=one.kind,
+                load=one.load,
+                control_load_min=min(loads, default=None),
+                control_load_max=max(loads, default=None),
+                control_sizes=one.sizes or None,
+                control_note=one.reason or None,
+            )
+    return row
 
 
 def _measured(
@@ -76,12 +107,30 @@ def _measured(
     for arm in arms:
         mine = sums[arm.name]
         if arm.control_of is None and _known(mine) and (measure.tested or arm.name != BASELINE):
-            row = _row(task, arm.name, measure, mine, weights)
+            row = replace(_row(task, arm.name, measure, mine, weights), acted=_acted(records[arm.name], task))
             if arm.name != BASELINE:
                 row = _compared(row, measure, mine, base, weights, seed)
                 around = [s for other in arms if other.control_of == arm.name and _known(s := sums[other.name])]
                 row = _controlled(row, measure, mine, around, weights, seed) if around else row
             yield row
+
+
+def _acted(records: list[Record], task: str) -> bool | None:
+    """None for what has nothing to act, and for records of an older work file."""
+    told = [record["acted"] for record in records if record["task"] == task and record.get("acted") is not None]
+    return any(told) if told else None
+
+
+def idle(rows: list[Row]) -> list[str]:
+    """Arms whose interventions reached no token, in words: what they show is no effect of theirs."""
+    where: dict[str, list[str]] = {}
+    for row in rows:
+        if row.acted is False and row.task not in where.setdefault(row.arm, []):
+            where[row.arm].append(row.task)
+    return [
+        f"{arm}: acted on no token of {', '.join(tasks)}; its numbers are the baseline's"
+        for arm, tasks in where.items()
+    ]
 
 
 def _known(sums: Sums | None) -> TypeGuard[Sums]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probes.errors import ProbeError
 from probes.evaluation.arms import Arm, reseeded
 from probes.evaluation.items import Item, answer_of
 from probes.evaluation.strategies import read, write
@@ -23,13 +24,17 @@ Record = dict[str, Any]
 
 @dataclass
 class Scorer:
-    """A model and how it is asked. `stepwise`: targets are read token by token, as they would be written."""
+    """A model and how it is asked. `stepwise`: targets are read token by token, as they would be written.
+
+    wrote  the ids that were written in the last batch, one array per item; empty where none were
+    """
 
     model: Any
     tokenizer: Any
     decoding: Decoding
     batch_size: int | None
     stepwise: bool
+    wrote: list[np.ndarray] = field(default_factory=list)
 
     def batch(
         self, items: Sequence[Item], arm: Arm, number: int, base: list[torch.Tensor] | None
@@ -41,15 +46,20 @@ class Scorer:
         from probes.steering import steer
 
         specs = reseeded(arm.specs, number)
-        with steer(self.model, specs, tokenizer=self.tokenizer) if specs else nullcontext():
+        with steer(self.model, specs, tokenizer=self.tokenizer) if specs else nullcontext() as steering:
             found, chosen = self._targets(items, arm)
             written = self._written(items, arm)
+        acted = {} if steering is None else {"acted": acted_in(steering, arm.name)}
         records = [self._record(item, log_p) for item, log_p in zip(items, found, strict=True)]
         for record, log_p, before in zip(records, found, base or found, strict=True):
             record["kl"] = 0.0 if base is None else _finite(float(kl(before, log_p).sum()))
         for record, more, text in zip(records, chosen, written, strict=True):
-            record |= {**more, **text}
+            record |= {**more, **text, **acted}
         return records, found
+
+    def base(self, items: Sequence[Item], arm: Arm) -> list[torch.Tensor]:
+        """The distributions of the baseline over each target once more; nothing is written."""
+        return self._targets(items, arm)[0]
 
     def _record(self, item: Item, log_p: torch.Tensor) -> Record:
         nll = _finite(_nll(log_p, item.target))
@@ -85,6 +95,7 @@ class Scorer:
         return found
 
     def _written(self, items: Sequence[Item], arm: Arm) -> list[Record]:
+        self.wrote = []
         if items[0].kind != "answer":
             return [{} for _ in items]
         prompts = [item.ids for item in items]
@@ -92,6 +103,7 @@ class Scorer:
             done = write(self.model, self.tokenizer, prompts, self.decoding, arm.strategy)
         else:
             done = generate(self.model, self.tokenizer, prompts, self.decoding)
+        self.wrote = [one.ids for one in done]
         return [
             {
                 "output": one.text,
@@ -101,6 +113,17 @@ class Scorer:
             }
             for item, one in zip(items, done, strict=True)
         ]
+
+
+def acted_in(steering: Any, name: str) -> bool | None:
+    """Did the interventions reach any token; None where their options change nothing. ProbeError where none could.
+
+    An arm that never acted says nothing about what its interventions do.
+    """
+    if not steering.ran:
+        raise ProbeError(f"{name}: the model ran past its interventions, so nothing was steered; nothing is reported")
+    acted: bool | None = steering.acted
+    return acted
 
 
 def _finite(value: float) -> float | None:

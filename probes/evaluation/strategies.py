@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probes.errors import UsageError
 from probes.generation import Decoding, Generated, Ids, Watch, end_ids, generated, pad_id, padded
 
 if TYPE_CHECKING:
@@ -19,12 +20,18 @@ def write(model: Any, tokenizer: Any, prompts: Sequence[Ids], decoding: Decoding
     """Continuations of `prompts` by the strategy."""
     from probes.interventions.decoding import decode
 
+    refused = [*decoding.options, *([f"top_p={decoding.top_p:g}"] if decoding.top_p < 1 else [])]
+    if refused:
+        raise UsageError(f"the decoding strategy {plan} cannot honour {refused[0]}")
     ids, mask = padded(model, tokenizer, prompts)
     done = decode(
         model,
         {"input_ids": ids, "attention_mask": mask},
         plan,
         decoding.max_new_tokens,
+        sample=decoding.sample,
+        temperature=decoding.temperature,
+        seed=decoding.seed,
         watch=Watch(tokenizer, 0, decoding.stop, end_ids(model, tokenizer)),
         tokenizer=tokenizer,
     )

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from probes.families.adapted import bare
 from probes.families.base import Family, Rule
 from probes.families.layout import Layout, Parts, Point
 from probes.families.topk_softmax import choose
@@ -63,7 +64,7 @@ def _chosen(scores: Any, logits: Any) -> Any:
 
 
 def _takes_only_hidden(experts: Any) -> bool:
-    arguments = inspect.signature(experts.forward).parameters.values()
+    arguments = inspect.signature(bare(experts).forward).parameters.values()
     return [a.kind for a in arguments] == [inspect.Parameter.POSITIONAL_OR_KEYWORD]
 
 

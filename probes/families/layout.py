@@ -18,10 +18,13 @@ ROUTER_NAMES = ("gate", "router")
 
 
 class Point(NamedTuple):
-    """One hook: before, after, inside or around a run of `module`. What the callback returns replaces what it got.
+    """One hook: before, after (always: also a failed one), inside or around a run of `module`.
+
+    What the callback returns replaces what it got.
 
     before  callback(module, args, kwargs) -> None or (args, kwargs)
     after   callback(module, args, kwargs, output) -> None or output
+    always  the same, also when the module fails: then the output is None
     inside  callback(module, outputs [T*k, H]) -> None or outputs: expert outputs before weighting, for containers that
             have a place for a norm there (transformers 5.20 and newer, `grouped_mm` and `batched_mm`)
     around  callback() -> None or a context manager that is entered for one run of the module

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from probes.families.adapted import bare
 from probes.families.base import Family, Parameters, Rule
 from probes.families.layout import Layout, Parts, Point
 
@@ -25,7 +26,7 @@ class OneHot(Layout):
     takes_choice = False
 
     def find(self, module: Any) -> Iterator[Parts]:
-        return (p for p in super().find(module) if hasattr(p.experts, "keys") and hasattr(p.router, "classifier"))
+        return (p for p in super().find(module) if hasattr(p.experts, "keys") and hasattr(bare(p.router), "classifier"))
 
     def points(self, parts: Parts, tap: Tap) -> list[Point]:
         def after_router(module: Any, args: Any, kwargs: Any, output: Any) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "family",
+    "loaded as",
     "rule",
     "recorded",
     "choice recomputed",
@@ -27,6 +28,9 @@ family's tiny model with transformers {transformers} and torch {torch} on a CPU.
 
 {summary}
 
+* **loaded as**: the class of transformers that a checkpoint of the family is loaded as. Only text is fed to models that
+  also see, hear or speak. A bare backbone or a classifier is loaded as the class that wrote it, and predicts no tokens.
+  An encoder-decoder's encoder is recorded over the prompt, its decoder over what follows.
 * **recorded**: what every layer gives. Norms include the largest absolute component of each chosen expert's output and
   of the experts' input; output vectors and moments come from the same place.
 * **choice recomputed**: what the rule gets right from the *stored* logits, in float32 and bfloat16.
@@ -82,6 +86,7 @@ def _row(check: FamilyCheck) -> tuple[str, ...]:
     remarks += [f"**fails**: {text}" for text in check.failures]
     return (
         family.name,
+        _loaded(check),
         family.rule.name,
         check.captures.replace(" | ", "; "),
         check.recomputed.replace(" | ", "; ") or "-",
@@ -90,6 +95,10 @@ def _row(check: FamilyCheck) -> tuple[str, ...]:
         official(check),
         "; ".join(r for r in remarks if r),
     )
+
+
+def _loaded(check: FamilyCheck) -> str:
+    return check.loaded if check.captures != "nothing" or "all" in check.family.limits else "-"
 
 
 def official(check: FamilyCheck) -> str:

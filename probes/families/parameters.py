@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from probes.families.adapted import bare
 from probes.families.layout import Parts
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ VECTORS = {
 def gating_parameters(parts: Parts, family: Family | None) -> dict[str, Any]:
     """What the rule of this layer needs, JSON-able. Attributes of the modules override the family's own settings."""
     parameters: dict[str, Any] = {}
+    parts = inside(parts)
     if family is not None:
         rule = family.variant(parts.router) or family.rule
         parameters |= {"rule": rule.name, **rule.defaults, **family.gating}
@@ -52,6 +55,16 @@ def gating_parameters(parts: Parts, family: Family | None) -> dict[str, Any]:
         for where in (parts.block, parts.router):
             parameters |= _vector(where, key, attributes)
     return parameters
+
+
+def inside(parts: Parts) -> Parts:
+    """The same modules without the adapters around them, which have none of their attributes."""
+    return replace(parts, router=bare(parts.router), experts=bare(parts.experts), block=bare(parts.block))
+
+
+def scoring_of(parameters: dict[str, Any]) -> str | None:
+    """How a layer makes scores of its logits: softmax, sigmoid or sqrtsoftplus; None where its rule is not known."""
+    return parameters.get("score", "softmax") if "rule" in parameters else None
 
 
 def _first(module: Any, key: str, attributes: tuple[str, ...]) -> dict[str, Any]:
@@ -102,6 +115,7 @@ def materialised(module: Any, attribute: str) -> Any:
 @contextmanager
 def top_k_set(parts: Parts, top_k: int) -> Iterator[None]:
     """The number of experts per token that the modules of a layer go by, for a while."""
+    parts = inside(parts)
     places = [(parts.router, name) for name in ON_ROUTER["top_k"]] + [(parts.block, name) for name in ON_BLOCK["top_k"]]
     owners = [(_get(where, ".".join(name.split(".")[:-1])) if "." in name else where, name) for where, name in places]
     found = [(owner, name.split(".")[-1]) for owner, name in owners if owner is not None]
@@ -119,6 +133,7 @@ def top_k_set(parts: Parts, top_k: int) -> Iterator[None]:
 
 def num_experts_of(parts: Parts) -> int:
     """Experts that can be chosen, as far as the modules say; the logits' last axis has the last word."""
+    parts = inside(parts)
     for module in (parts.router, parts.experts, parts.block):
         for name in ("n_routed_experts", "num_experts", "n_experts"):
             value = getattr(module, name, None)
@@ -129,6 +144,7 @@ def num_experts_of(parts: Parts) -> int:
 
 def top_k_of(parts: Parts) -> int:
     """Experts per token, as far as the modules say; the ids' last axis has the last word."""
+    parts = inside(parts)
     for module, names in ((parts.router, ON_ROUTER["top_k"]), (parts.block, ON_BLOCK["top_k"])):
         found = _first(module, "k", names)
         if found:

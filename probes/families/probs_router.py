@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from probes.families.adapted import bare
 from probes.families.base import Family, Parameters, Rule
 from probes.families.layout import Layout, Parts
 from probes.families.scoring import finished, scores, vector
@@ -22,10 +23,14 @@ class ProbsRouter(Layout):
     name = "probs_router"
 
     def find(self, module: Any) -> Iterator[Parts]:
-        return (p for p in super().find(module) if hasattr(p.router, "proj") and hasattr(p.router, "per_expert_scale"))
+        return (p for p in super().find(module) if _is_ours(bare(p.router)))
 
     def logits_source(self, parts: Parts) -> Any:
-        return parts.router.proj
+        return bare(parts.router).proj
+
+
+def _is_ours(router: Any) -> bool:
+    return hasattr(router, "proj") and hasattr(router, "per_expert_scale")
 
 
 RULE = Rule(

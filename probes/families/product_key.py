@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from probes.families.adapted import bare
 from probes.families.base import Family, Parameters, Rule
 from probes.families.layout import Layout, Parts, Point
 
@@ -39,7 +40,7 @@ class ProductKey(Layout):
             yield Parts(children["router_gate"], children["down_embed"], module)
 
     def num_experts(self, parts: Parts, logits: Any) -> int:
-        return int(parts.block.num_experts)
+        return int(bare(parts.block).num_experts)
 
     def points(self, parts: Parts, tap: Tap) -> list[Point]:
         lookup = _Lookup(parts, tap)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from probes.families.adapted import bare
 from probes.families.base import CORRECTION_BIAS, Family, Parameters, Rule
 from probes.families.layout import Layout, Parts, Point
 from probes.families.scoring import biased
@@ -25,10 +26,10 @@ class SkipClass(Layout):
     name = "skip_class"
 
     def find(self, module: Any) -> Iterator[Parts]:
-        return (p for p in super().find(module) if hasattr(p.router, "num_router_classes"))
+        return (p for p in super().find(module) if hasattr(bare(p.router), "num_router_classes"))
 
     def points(self, parts: Parts, tap: Tap) -> list[Point]:
-        tap.skip_class = parts.router.num_router_classes - 1
+        tap.skip_class = bare(parts.router).num_router_classes - 1
         return super().points(parts, tap)
 
 

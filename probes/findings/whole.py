@@ -16,6 +16,7 @@ from probes.metrics.bootstrap import RESAMPLES, SEED
 from probes.metrics.permutation import PERMUTATIONS, Permuted, with_noise
 from probes.metrics.registry import Metric
 from probes.metrics.run import run_many
+from probes.parsing import whole
 from probes.sampling import narrowed
 from probes.sources import opened
 
@@ -51,6 +52,9 @@ def overview(
     Intervals are 95 %, basic bootstrap over sequences. Differences between labels are tested by dealing the labels out
     anew among the sequences; what has a Benjamini–Hochberg q above 5 %, over all experts, is called within noise.
     """
+    whole(resamples, "--resamples", 1)
+    whole(permutations, "--permutations", 1)
+    whole(seed, "--seed")
     at = Stored(trace, run_id, None, sequences)
     if not at.sums["count"].any():
         return []

@@ -15,9 +15,9 @@ import numpy as np
 from probes.errors import ProbeError
 from probes.families import families
 from probes.families.base import CORRECTION_BIAS, Family, Parameters
+from probes.scores import SIGMOID, SOFTMAX, SQRTSOFTPLUS, UNKNOWN
 
-UNKNOWN = "unknown"
-SCORINGS = ("softmax", "sigmoid", "sqrtsoftplus")
+SCORINGS = (SOFTMAX, SIGMOID, SQRTSOFTPLUS)
 # What configs call the parameters of the rules; the first name that a config has is taken.
 IN_CONFIG = {
     "groups": ("n_group", "num_expert_group", "num_group"),

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from probes.errors import UsageError
 from probes.metrics.registry import Option
+from probes.parsing import number
 
 if TYPE_CHECKING:
     from probes.interventions.site import Site
@@ -36,12 +36,15 @@ class Intervention:
     named     it acts on experts that the spec names: "experts" (at least one), "optional", or "" (on all of them)
     optional  stages that a layer may lack the place for, where the others suffice
     drops     slots it gives weight 0 are recorded as no expert (-1)
-    needs     "logits": `assign` reads the router's logits; "router": it asks the router's code for weights
+    needs     "logits": `assign` reads the router's logits; "scores": and what the family makes of them;
+              "router": it asks the router's code for weights
     per_pass  acts on whole passes: a scope of tokens or positions is refused
     removes   the experts it names cannot be chosen any more
     keeps     only the experts it names can be chosen
     hides     options -> how many more experts of each token cannot be chosen
     naming    options that name experts (as "3.7", or as a table {layer: {expert: ...}})
+    receives  option that names the expert who takes over from those named
+    sized     where experts are named ("experts" is the scope) whose number is what it sets: a control has as many
     check     (options with the named experts as "named", their layer as "layer", top_k, num_experts): raises UsageError
               for what does not fit
     neutral   options with which it must change nothing, as the model's logits bit for bit
@@ -71,6 +74,8 @@ class Intervention:
     keeps: bool = False
     hides: Callable[[Options], int] = lambda options: 0
     naming: tuple[str, ...] = ()
+    receives: str = ""
+    sized: tuple[str, ...] = ()
     check: Callable[[Options, int, int], None] | None = None
     neutral: Options | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -102,10 +107,9 @@ def _not_a_flag(value: Any) -> bool:
 
 def finite(value: Any) -> float:
     """A number that is one: NaN and infinity would silently spread through the model."""
-    number = float(value)
-    if number != number or number in (float("inf"), float("-inf")):
-        raise UsageError(f"a parameter must be a finite number, not {value}")
-    return number
+    if not isinstance(value, (int, float)):
+        value = float(value)
+    return number(value, "a parameter")
 
 
 RENORMALIZE = Option("renormalize", flag, False, "scale the weights so that their sum stays what it was")

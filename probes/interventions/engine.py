@@ -7,7 +7,7 @@ where there is no such place. Only the layers a spec names are hooked, and nothi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import get_ident
 from typing import Any
@@ -16,8 +16,11 @@ import torch
 
 from probes.capture.check import LayerReport, Report
 from probes.capture.experts import Call, combined, has_inside, read_call, run_expanded, slot_order
-from probes.capture.inputs import roots
+from probes.capture.inputs import MIXED, Inputs
+from probes.capture.stage import Member
+from probes.capture.within import roots
 from probes.errors import ProbeError
+from probes.families.adapted import bare
 from probes.families.layout import Point, classify
 from probes.families.parameters import top_k_set
 from probes.interventions.base import STAGES
@@ -28,42 +31,73 @@ from probes.interventions.site import Pass
 MAX_BYTES = 1 << 30  # largest expanded input of one layer to hold at once
 
 
-class Engine:
-    """The hooks of a plan. Edits the passes of the thread that made it; what others run meanwhile stays as it is."""
+class Engine(Member):
+    """The hooks of a plan. Edits the passes of the thread that made it; what others run meanwhile stays as it is.
+
+    passes            how many passes it was told of
+    passes_elsewhere  those of other threads
+    """
+
+    rank = 0
 
     def __init__(self, model: Any, report: Report, calls: dict[int, Calls], edits: dict[int, tuple[Edit, ...]]) -> None:
-        self._model = model
-        self._owner = get_ident()
+        self.model = model
+        self.drops = frozenset(la for la, some in edits.items() if any(e.declared.drops for e in some))
+        self.passes = self.passes_elsewhere = 0
         reports = {r.layer: r for r in report.layers}
         self._layers = {layer: LayerEdits(reports[layer], calls[layer], some) for layer, some in edits.items()}
 
+        found = [r.found for r in report.layers]
+        self._places = {
+            id(module): [self._layers[m.layer] for m in inside if m.layer in self._layers]
+            for module, _, inside in roots(model, found)
+        }
+        self.roots = [module for module, _, _ in roots(model, found) if self._places[id(module)]]
+
     def points(self) -> list[Point]:
-        """Every hook the plan needs."""
-        found = [layer.report.found for layer in self._layers.values()]
-        points = [point for layer in self._layers.values() for point in layer.points()]
-        for module, _, inside in roots(self._model, found):
-            layers = [self._layers[m.layer] for m in inside]
-            if layers:
-                points += [Point(module, "before", self._begin(layers)), Point(module, "after", self._end(layers))]
-        return points
+        """Every hook the plan needs inside of a pass."""
+        return [point for layer in self._layers.values() for point in layer.points()]
 
-    def _begin(self, layers: list[LayerEdits]) -> Callable[..., None]:
-        def before(module: Any, args: Any, kwargs: Any) -> None:
-            if get_ident() == self._owner:
-                forward = Pass(args, kwargs)
-                phase = forward.phase
-                for layer in layers:
-                    layer.begin(forward, phase)
+    def begin(self, root: Any, inputs: Inputs) -> None:
+        self.passes += 1
+        forward = Pass(inputs)
+        for layer in self._places[id(root)]:
+            layer.begin(forward, forward.phase)
 
-        return before
+    def end(self, root: Any, inputs: Inputs) -> None:
+        for layer in self._places[id(root)]:
+            layer.end()
 
-    def _end(self, layers: list[LayerEdits]) -> Callable[..., None]:
-        def after(module: Any, args: Any, kwargs: Any, output: Any) -> None:
-            if get_ident() == self._owner:
-                for layer in layers:
-                    layer.forward = None
+    def failed(self, root: Any) -> None:
+        self.end(root, Inputs(0, 0))
 
-        return after
+    def elsewhere(self) -> None:
+        self.passes_elsewhere += 1
+
+    @property
+    def missed(self) -> int:
+        """How often an edited layer ran outside of any pass."""
+        return sum(layer.missed for layer in self._layers.values())
+
+    @property
+    def hooked(self) -> bool:
+        """Did any of its hooks see a pass?"""
+        return any(layer.fired for layer in self._layers.values())
+
+    @property
+    def due(self) -> bool:
+        """Was there a pass in which something was to be edited?"""
+        return any(layer.due for layer in self._layers.values())
+
+    def forget(self) -> None:
+        """What acted until now was a trial."""
+        for layer in self._layers.values():
+            layer.acted = False
+
+    @property
+    def acted(self) -> bool:
+        """Was any token in the scope of what it carries out?"""
+        return any(bool(layer.acted) for layer in self._layers.values())
 
 
 class LayerEdits:
@@ -72,10 +106,13 @@ class LayerEdits:
     def __init__(self, report: LayerReport, calls: Calls, edits: tuple[Edit, ...]) -> None:
         self.report = report
         self.forward: Pass | None = None
+        self.missed = 0
+        self.fired = self.due = False
+        self.acted: Any = False  # a bool, or one on the device: nobody waits for it while the model runs
         self._thread = get_ident()
         self._calls = calls
         self._edits = edits
-        self._stages = {phase: _by_stage(edits, phase) for phase in ("prefill", "decode")}
+        self._stages = {phase: _by_stage(edits, phase) for phase in ("prefill", "decode", MIXED)}
         self._now: dict[str, list[Edit]] = {}
         width = report.router.num_experts
         self._rerun = Rerun(calls, self._edit_logits, self._choose if self._has("key", "k") else None, width)
@@ -108,17 +145,33 @@ class LayerEdits:
         if self._has("outputs"):
             inside = has_inside(parts.experts)
             points.append(
-                Point(parts.experts, "inside", self._inside) if inside else Point(parts.experts, "after", self._again)
+                Point(bare(parts.experts), "inside", self._inside)
+                if inside
+                else Point(parts.experts, "after", self._again)
             )
         return points
 
     @property
     def _live(self) -> bool:
-        return self.forward is not None and get_ident() == self._thread
+        """Does this thread's pass go through, one that we were told of?"""
+        if get_ident() != self._thread:
+            return False
+        if self.forward is None:
+            self.missed += not self._aside
+            return False
+        self.fired = True
+        return True
+
+    def end(self) -> None:
+        """The pass is over."""
+        self.forward = None
 
     def begin(self, forward: Pass, phase: str) -> None:
         """A pass starts."""
         self.forward, self._now, self._logits = forward, self._stages[phase], None
+        self.due = self.due or any(self._now.values())
+        if phase == MIXED:
+            _refuse_mixed(self._now)
         for edit in self._edits:
             edit.site.forward, edit.site.logits = forward, None
 
@@ -134,6 +187,7 @@ class LayerEdits:
     def _with_top_k(self, edits: list[Edit]) -> Iterator[None]:
         """Routers reshape by their own k as well, so that number changes with the choice, for this run."""
         parts, slots = self.report.found.parts, self.report.router.top_k
+        self.acted = True
         for edit in edits:
             assert edit.declared.k is not None
             slots = edit.declared.k(edit.site, edit.options, slots)
@@ -168,6 +222,8 @@ class LayerEdits:
     def _rows(self, edit: Edit, count: int) -> Any:
         assert self.forward is not None
         rows = self.forward.rows(edit.site.spec, edit.site.generator)
+        if self.acted is not True:
+            self.acted = True if rows is None else rows.any() | self.acted
         if rows is not None and len(rows) != count:
             raise ProbeError(
                 f"layer {edit.site.layer} sees {count} of {len(rows)} tokens, and not which: "
@@ -271,8 +327,18 @@ class LayerEdits:
         return outputs
 
 
+def _refuse_mixed(now: dict[str, list[Edit]]) -> None:
+    """What acts on a whole pass cannot be limited to the tokens that were read in it, or to those written."""
+    for edit in (edit for some in now.values() for edit in some):
+        if edit.declared.per_pass and edit.site.spec.scope.phase != "all":
+            raise ProbeError(
+                f"{edit.declared.name} acts on whole passes, and this one holds tokens that were read and tokens that "
+                "were written; leave its phase out, or generate without an assistant and with the cache"
+            )
+
+
 def _by_stage(edits: tuple[Edit, ...], phase: str) -> dict[str, list[Edit]]:
-    active = [edit for edit in edits if edit.at(phase)]
+    active = [edit for edit in edits if phase == MIXED or edit.at(phase)]
     return {stage: [edit for edit in active if getattr(edit.declared, stage) is not None] for stage in STAGES}
 
 

@@ -10,12 +10,14 @@ import torch
 
 from probes.capture.check import LayerReport, Report
 from probes.errors import UsageError
+from probes.families.parameters import scoring_of
 from probes.interventions import intervention
 from probes.interventions.base import Intervention
 from probes.interventions.router_code import Calls
 from probes.interventions.site import Site
 from probes.interventions.spec import Spec
 from probes.interventions.values import experts_at, pairs_in
+from probes.scores import UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def plan(
     usable = {r.layer: r for r in report.layers if r.choice or r.logits}
     edits: dict[int, list[Edit]] = {}
     for spec in specs:
-        spec = _with_token_ids(spec, tokenizer)
+        spec = with_token_ids(spec, tokenizer)
         declared = intervention(spec.name)
         layers = _layers(spec, declared, usable)
         generator = torch.Generator().manual_seed(spec.scope.seed)
@@ -71,7 +73,7 @@ def widths(edits: dict[int, tuple[Edit, ...]]) -> dict[int, int]:
     return wide
 
 
-def _with_token_ids(spec: Spec, tokenizer: Any) -> Spec:
+def with_token_ids(spec: Spec, tokenizer: Any) -> Spec:
     """Tokens given as text as the ids of the tokens that read so."""
     texts = [token for token in spec.scope.tokens if isinstance(token, str)]
     if not texts:
@@ -135,7 +137,7 @@ def _site(spec: Spec, report: LayerReport, layers: tuple[int, ...], generator: A
             raise UsageError(
                 f"{spec.name}: layer {report.layer} has experts 0 to {router.num_experts - 1}, not {expert}"
             )
-    scoring = report.found.parameters.get("score", "softmax")
+    scoring = scoring_of(report.found.parameters) or UNKNOWN
     if report.found.parameters.get("weigh") == "sigmoid":
         scoring = "sigmoid"
     return Site(spec, report.layer, router.num_experts, router.top_k, layers, scoring, generator, named)
@@ -170,6 +172,8 @@ def refusal(declared: Intervention, report: LayerReport, calls: Calls, spec: Spe
         return "its experts' own outputs cannot be had"
     if "logits" in declared.needs and not report.logits:
         return "its router gives no logits"
+    if "scores" in declared.needs and scoring_of(report.found.parameters) is None:
+        return "how its router makes scores of its logits is not known"
     if "router" in declared.needs and (calls.topk is None or calls.module is not report.found.parts.router):
         return "its router cannot be asked for the weights of other experts"
     if declared.per_pass and spec is not None and spec.scope.by_token:

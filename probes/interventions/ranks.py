@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
+from probes.lazy import torch
 
 
 def places(group: Any, order: Any, groups: int) -> Any:

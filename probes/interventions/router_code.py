@@ -20,7 +20,9 @@ from probes.capture.check import Report, dummy_inputs
 from probes.capture.discovery import MoELayer
 from probes.capture.hooks import Hooks
 from probes.capture.recorder import capture
+from probes.capture.stage import aside
 from probes.capture.want import Want
+from probes.capture.within import language_model
 from probes.families.layout import Point
 
 _LEARNED: WeakKeyDictionary[Any, tuple[Report, dict[int, Calls]]] = WeakKeyDictionary()
@@ -115,6 +117,7 @@ def name_of(func: Any) -> str:
 
 def learn(model: Any, report: Report) -> dict[int, Calls]:
     """layer -> where its router makes logits and choice. Remembered as long as the self-test's report is."""
+    model = language_model(model)
     known = _LEARNED.get(model)
     if known is not None and known[0] is report:
         return known[1]
@@ -135,7 +138,7 @@ def _watch(model: Any, layers: list[MoELayer], module_of: Callable[[MoELayer], A
     watches: dict[int, list[Watch]] = {found.layer: [] for found in layers}
     points = [Point(module_of(found), "around", _watching(watches[found.layer])) for found in layers]
     want = Want(norms=False, layers=tuple(watches))
-    with capture(model, want) as recorder, Hooks(points), torch.no_grad():
+    with aside(model), capture(model, want) as recorder, Hooks(points), torch.no_grad():
         model(**dummy_inputs(model))
     routing = {layer: r for forward in recorder.take() for layer, r in forward.routing.items()}
     return {found.layer: _found(module_of(found), watches[found.layer], routing.get(found.layer)) for found in layers}

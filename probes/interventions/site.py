@@ -7,32 +7,35 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import torch
-
-from probes.capture.inputs import TOKENS, Inputs, read_inputs
+from probes.capture.inputs import Inputs
 from probes.errors import ProbeError
 from probes.interventions.spec import Scope, Spec
+from probes.lazy import torch
+from probes.scores import UNKNOWN
 
 
 class Pass:
     """One forward pass of B sequences and S positions: which rows [B*S] are which tokens. Computed when asked for."""
 
-    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.inputs: Inputs = read_inputs(args, kwargs)
-        self._ids: Any = next((kwargs[n] for n in TOKENS if kwargs.get(n) is not None), args[0] if args else None)
+    def __init__(self, inputs: Inputs) -> None:
+        self.inputs = inputs
         self._rows: dict[int, Any] = {}  # by the identity of the spec
 
     @property
     def phase(self) -> str:
-        """ "decode" for one new position after cached ones, else "prefill"."""
-        return "decode" if self.past > 0 and self.inputs.length == 1 else "prefill"
+        """ "prefill", "decode" or "mixed", as the recording says (`Inputs.phase`)."""
+        return self.inputs.phase
 
     @cached_property
+    def decoded(self) -> Any:
+        """bool [B*S]: tokens that the model wrote itself."""
+        columns = torch.arange(self.inputs.length, device=self.inputs.device)
+        return (columns >= self.inputs.written_from).expand(self.inputs.batch, -1).reshape(-1)
+
+    @property
     def past(self) -> int:
         """Positions before this pass, padding included."""
-        mask = self.inputs.mask
-        longer = 0 if mask is None else mask.shape[1] - self.inputs.length
-        return max(self.inputs.past, longer)
+        return self.inputs.start
 
     @property
     def count(self) -> int:
@@ -47,18 +50,24 @@ class Pass:
     @cached_property
     def sequence(self) -> Any:
         """int [B*S]: which sequence of the batch a row belongs to."""
-        return torch.arange(self.inputs.batch, device=self._ids.device).repeat_interleave(self.inputs.length)
+        return torch.arange(self.inputs.batch, device=self.inputs.device).repeat_interleave(self.inputs.length)
 
     @cached_property
     def position(self) -> Any:
-        """int [B*S]: position within the sequence, padding not counted; -1 at padding."""
-        inputs, device = self.inputs, self._ids.device
+        """int [B*S]: position within the sequence, padding and virtual tokens not counted; -1 at these."""
+        known = self._counted - self.inputs.virtual
+        return torch.where(known >= 0, known, -1) if self.inputs.virtual else known
+
+    @cached_property
+    def _counted(self) -> Any:
+        """`position`, virtual tokens counted."""
+        inputs, device = self.inputs, self.inputs.device
         if inputs.mask is None or bool(inputs.mask.all()):
             if inputs.position_ids is not None:
                 return inputs.position_ids.expand(inputs.batch, -1).reshape(-1).long()
             new = torch.arange(self.past, self.past + inputs.length, device=device)
             return new.expand(inputs.batch, -1).reshape(-1)
-        mask = inputs.mask.long()
+        mask = inputs.mask.long().expand(inputs.batch, -1)
         known = mask.cumsum(1)[:, mask.shape[1] - inputs.length :] - 1
         known = known + (self.past if mask.shape[1] == inputs.length else 0)
         return torch.where(mask[:, -inputs.length :].bool(), known, -1).reshape(-1)
@@ -66,20 +75,23 @@ class Pass:
     @cached_property
     def token_ids(self) -> Any:
         """int [B*S]: the input tokens. ProbeError where the model was given embeddings."""
-        if self._ids.is_floating_point():
+        if self.inputs.ids is None:
             raise ProbeError("the model was given embeddings, so no intervention can be limited to certain tokens")
-        return self._ids.reshape(-1)
+        return self.inputs.ids.reshape(-1)
 
     def rows(self, spec: Spec, generator: Any) -> Any:
         """bool [B*S]: the tokens in the scope of `spec`, None where all are; the same ones in every layer."""
-        if not spec.scope.by_token:
+        mixed = spec.scope.phase != "all" and self.phase == "mixed"
+        if not (spec.scope.by_token or mixed):
             return None
         if id(spec) not in self._rows:
-            self._rows[id(spec)] = self._chosen(spec.scope, generator)
+            chosen = self._chosen(spec.scope, generator) if spec.scope.by_token else None
+            phase = (self.decoded if spec.scope.phase == "decode" else ~self.decoded) if mixed else None
+            self._rows[id(spec)] = chosen if phase is None else phase if chosen is None else chosen & phase
         return self._rows[id(spec)]
 
     def _chosen(self, scope: Scope, generator: Any) -> Any:
-        device = self._ids.device
+        device = self.inputs.device
         chosen = torch.ones(self.count, dtype=torch.bool, device=device)
         if scope.positions is not None:
             first, last = scope.positions
@@ -101,7 +113,7 @@ class Site:
     """One intervention at one layer: what does not change between passes, and what the pass at hand has brought.
 
     named      ids of the experts the spec names for this layer
-    scoring    "softmax", "sigmoid" or "sqrtsoftplus": how the family turns logits into scores
+    scoring    "softmax", "sigmoid" or "sqrtsoftplus": how the family turns logits into scores; "unknown": nobody knows
     generator  random numbers of this intervention (on the host), seeded when steering begins
     logits     [T, E] as the router has them, after the edits before; None until the router ran
     hidden     [T, H] what the experts receive;  slot_rows  [n] which of its rows each expert output is of
@@ -168,6 +180,8 @@ class Site:
 
     def scores(self) -> Any:
         """p [T, E], float32, summing to 1: softmax of the logits, or the family's own scores over their sum."""
+        if self.scoring == UNKNOWN:
+            raise ProbeError(f"layer {self.layer}: how its router makes scores of its logits is not known")
         logits = self.logits.float()
         if self.scoring == "sigmoid":
             scores = logits.sigmoid()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from probes.errors import UsageError, unknown
+from probes.parsing import is_whole, number, ranges, whole
 
 PHASES = ("all", "prefill", "decode")
 # What the singular of a scope's field is taken for.
@@ -104,6 +105,8 @@ def parse_all(given: Any) -> tuple[Spec, ...]:
         return ()
     if isinstance(given, (str, Path, Mapping, Spec)):
         return _several(given)
+    if not isinstance(given, Iterable) or isinstance(given, bytes):
+        raise UsageError(f"an intervention is text such as 'ban:layer=3,expert=7', a dict, or a list, not {given!r}")
     return tuple(spec for one in given for spec in _several(one))
 
 
@@ -174,13 +177,13 @@ def _from_loaded(loaded: Any, where: str) -> tuple[Spec, ...]:
     if not isinstance(found, list) or not found:
         raise UsageError(f"{where} holds no interventions; write a list such as [{{name: ban, layer: 3, expert: 7}}]")
     specs: list[Spec] = []
-    for number, one in enumerate(found, 1):
+    for place, one in enumerate(found, 1):
         if not isinstance(one, (Mapping, str)):
-            raise UsageError(f"{where}, intervention {number}: {one!r} is no intervention")
+            raise UsageError(f"{where}, intervention {place}: {one!r} is no intervention")
         try:
             specs.append(_from_dict(one) if isinstance(one, Mapping) else _from_inline(one))
         except UsageError as error:
-            raise UsageError(f"{where}, intervention {number}: {error}") from None
+            raise UsageError(f"{where}, intervention {place}: {error}") from None
     return tuple(specs)
 
 
@@ -227,15 +230,15 @@ def _option(name: str, option: Any, value: Any) -> Any:
 
 def _scope(words: Mapping[str, Any], name: str) -> Scope:
     read: dict[str, Callable[[Any], Any]] = {
-        "layers": lambda v: tuple(dict.fromkeys(_whole(v, "layers"))),
+        "layers": lambda v: tuple(dict.fromkeys(ranges(v, "layers"))),
         "experts": lambda v: tuple(dict.fromkeys(expert_pairs(v))),
         "phase": _phase,
         "positions": _positions,
-        "last": lambda v: _one_whole(v, "last", 1),
+        "last": _last,
         "tokens": _tokens,
-        "sequences": lambda v: tuple(dict.fromkeys(_whole(v, "sequences"))),
+        "sequences": lambda v: tuple(dict.fromkeys(ranges(v, "sequences"))),
         "probability": _probability,
-        "seed": lambda v: _one_whole(v, "seed", 0),
+        "seed": lambda v: whole(v, "seed", 0),
     }
     try:
         given: dict[str, Any] = {key: read[key](value) for key, value in words.items() if value is not None}
@@ -254,51 +257,22 @@ def _items(value: Any) -> Iterable[Any]:
     return value if isinstance(value, (list, tuple)) else [value]
 
 
-def _whole(value: Any, what: str) -> list[int]:
-    """Whole numbers and ranges: 3, "0-7", "0-3+5", [0, 1]."""
-    numbers: list[int] = []
-    for item in _items(value):
-        first, dash, last = str(item).partition("-")
-        try:
-            low, high = int(first), int(last) if dash else int(first)
-        except ValueError:
-            raise UsageError(f"{what} are whole numbers, as in 3 or 0-7 or 0-3+5, not {item!r}") from None
-        if high < low:
-            raise UsageError(f"{what}: the range {item!r} is empty")
-        if high - low > 100_000:
-            raise UsageError(f"{what}: the range {item!r} is too long")
-        numbers += range(low, high + 1)
-    return numbers
-
-
 def expert_pairs(value: Any) -> list[tuple[int | None, int]]:
     """(layer, expert) from 7, "7+9", "3.7+5.1" (layer.expert), [[3, 7], [5, 1]] or {3: [7], 5: [1]}."""
     if isinstance(value, Mapping):
-        return [(_one_whole(layer, "layers", 0), e) for layer, some in value.items() for e in _whole(some, "experts")]
+        return [(whole(layer, "layers", 0), e) for layer, some in value.items() for e in ranges(some, "experts")]
     pairs: list[tuple[int | None, int]] = []
     for item in _items(value):
         if isinstance(item, (list, tuple)) and len(item) == 2:
-            pairs.append(
-                (None if item[0] is None else _one_whole(item[0], "layers", 0), _one_whole(item[1], "experts", 0))
-            )
+            pairs.append((None if item[0] is None else whole(item[0], "layers", 0), whole(item[1], "experts", 0)))
         elif isinstance(item, str) and "." in item:
             layer, _, expert = item.partition(".")
-            pairs += [(_one_whole(layer, "layers", 0), e) for e in _whole(expert, "experts")]
+            pairs += [(whole(layer, "layers", 0), e) for e in ranges(expert, "experts")]
         elif isinstance(item, float):
             raise UsageError(f'experts: put "{item}" in quotes; as a number, 3.10 would be the same as 3.1')
         else:
-            pairs += [(None, e) for e in _whole(item, "experts")]
+            pairs += [(None, e) for e in ranges(item, "experts")]
     return pairs
-
-
-def _one_whole(value: Any, what: str, low: int) -> int:
-    try:
-        number = int(value)
-    except (TypeError, ValueError):
-        raise UsageError(f"{what} takes a whole number, not {value!r}") from None
-    if isinstance(value, float) or number < low:
-        raise UsageError(f"{what} takes a whole number of at least {low}, not {value!r}")
-    return number
 
 
 def _phase(value: Any) -> str:
@@ -307,34 +281,40 @@ def _phase(value: Any) -> str:
     return str(value)
 
 
+def _last(value: Any) -> int:
+    try:
+        return whole(value, "last", 1)
+    except UsageError:
+        raise UsageError(f"last takes a whole number of at least 1, not {value!r}") from None
+
+
 def _positions(value: Any) -> tuple[int, int]:
     if isinstance(value, (list, tuple)) and len(value) == 2:
-        first, last = (_one_whole(v, "positions", 0) for v in value)
+        first, last = (whole(v, "positions", 0) for v in value)
     else:
-        numbers = _whole(str(value), "positions")
-        first, last = numbers[0], numbers[-1]
-        if len(numbers) != last - first + 1:
+        numbers = ranges(str(value), "positions")
+        first, last = (numbers[0], numbers[-1]) if numbers else (0, -1)
+        if not numbers or len(numbers) != last - first + 1:
             raise UsageError(f"positions are one range, as in 0-15, not {value!r}")
-    if last < first:
-        raise UsageError(f"positions: the range {value!r} is empty")
+    ranges(f"{first}-{last}", "positions")
     return first, last
 
 
 def _tokens(value: Any) -> tuple[int | str, ...]:
     def read(item: Any) -> int | str:
-        return int(item) if isinstance(item, int) or str(item).isdigit() else str(item)
+        # "-3" and "²" are texts of tokens.
+        as_id = isinstance(item, int) or (isinstance(item, str) and is_whole(item) and item.strip().isdigit())
+        return whole(item, "tokens") if as_id else str(item)
 
     return tuple(dict.fromkeys(read(item) for item in _items(value)))
 
 
 def _probability(value: Any) -> float:
     try:
-        share = float(value)
-    except (TypeError, ValueError):
-        share = float("nan")
-    if not 0 < share <= 1:
-        raise UsageError(f"probability is a share of the tokens, above 0 and at most 1, not {value!r}")
-    return share
+        return number(value, "probability", above=0, high=1)
+    except UsageError:
+        said = f"probability is a share of the tokens, above 0 and at most 1, not {value!r}"
+        raise UsageError(said) from None
 
 
 def _scope_dict(scope: Scope) -> dict[str, Any]:

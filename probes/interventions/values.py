@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from probes.errors import UsageError
-from probes.interventions.spec import MAX_BYTES, expert_pairs
+from probes.interventions.spec import MAX_BYTES, Spec, expert_pairs
 
 Pair = tuple[int | None, int]
 
@@ -110,6 +110,20 @@ def pairs_in(value: Any) -> list[Pair]:
     if isinstance(value, Mapping):
         return [(int(layer), int(expert)) for layer, row in value.items() for expert in row]
     return expert_pairs(value) if value else []
+
+
+def check_naming(specs: tuple[Spec, ...]) -> tuple[Spec, ...]:
+    """The specs, or a UsageError for one that names no expert although it acts on named ones: no model tells more."""
+    from probes.interventions import intervention
+
+    for spec in specs:
+        declared = intervention(spec.name)
+        pairs = [*spec.scope.experts, *(p for name in declared.naming for p in pairs_in(spec.options.get(name)))]
+        if pairs or not (declared.named == "experts" or (declared.naming and not declared.named)):
+            continue
+        how = f"{declared.naming[0]}=3.7+5.1" if not declared.named else "layer=3,expert=7"
+        raise UsageError(f"{spec.name}: no experts are named, as in '{spec.name}:{how}'")
+    return specs
 
 
 def experts_at(pairs: Iterable[Pair], layer: int) -> tuple[int, ...]:

@@ -47,12 +47,18 @@ def count(chunk: Chunk, options: Options) -> Counts:
 
 
 def _logit_difference(chunk: Chunk) -> np.ndarray:
-    """[T, L] max |logit of one run − of the other|; NaN where either is missing."""
+    """[T, L] max |logit of one run − of the other| over the experts finite in both; NaN where there are none.
+
+    An intervention masks experts with logits of −∞, which have no difference from anything.
+    """
     assert isinstance(chunk.arrays, PairedArrays)
     a, b = chunk.arrays.logits, chunk.arrays.other_logits
     if a is None or b is None:
         return np.full(chunk.routed.shape, np.nan)
-    return np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).max(axis=-1)
+    both = np.isfinite(a) & np.isfinite(b)
+    difference = np.abs(np.where(both, a, 0).astype(np.float64) - np.where(both, b, 0))
+    known = both.any(axis=-1) & ~(np.isnan(a) | np.isnan(b)).any(axis=-1)
+    return np.where(known, difference.max(axis=-1), np.nan)
 
 
 def table(counts: Counts, options: Options, about: About) -> pd.DataFrame:
@@ -78,8 +84,8 @@ METRIC = Metric(
     title="Batch invariance",
     question="Does a token's routing depend on what it was batched with?",
     formula="the same sequences in two runs, alone and in batches: changed = chosen experts of the token that the "
-    "other run does not choose, of the two runs the larger number; no expert at all is a choice of its own; max_logit_difference = max over experts of |logit − logit|. Only changed "
-    "tokens are listed",
+    "other run does not choose, the larger number of the two runs (no expert at all is a choice of its own); "
+    "max_logit_difference = max over experts of |logit − logit|. Only changed tokens are listed",
     source="cross-batch dependence: arXiv 2402.05526, arXiv 2410.22884",
     options=(Option("summary", bool, False, "one row per layer: how many tokens changed"),),
     needs=("other_experts", "logits?", "other_logits?"),
@@ -91,12 +97,17 @@ METRIC = Metric(
         Column("changed", "experts", "chosen experts that the other run does not choose", 1),
         Column("changed_tokens", "tokens", "tokens with any change (summary)", 0),
         Column("changed_share", "share", "of the tokens (summary)", 0, 1),
-        Column("max_logit_difference", "logit", "largest difference over the experts; null without logits", 0),
+        Column(
+            "max_logit_difference",
+            "logit",
+            "largest difference over the experts finite in both; null without logits",
+            0,
+        ),
         Column("n_tokens", "tokens", "tokens with routing in both runs", 0),
         Column("missing_share", "share", "positions without routing in one of them", 0, 1),
     ),
     count=count,
     table=table,
     value="changed",
-    laws=("expert_permutation", "rank_order", "range", "additivity", "missing"),
+    laws=("expert_permutation", "empty_slots", "self_agreement", "rank_order", "range", "additivity", "missing"),
 )

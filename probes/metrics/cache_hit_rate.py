@@ -95,5 +95,5 @@ METRIC = Metric(
     table=table,
     estimate=estimate,
     value="hit_rate",
-    laws=("expert_permutation", "sequence_order", "range", "additivity", "missing", "duplication"),
+    laws=("expert_permutation", "empty_slots", "sequence_order", "range", "additivity", "missing", "duplication"),
 )

@@ -189,6 +189,15 @@ METRIC = Metric(
     aggregates=aggregates,
     second=second,
     value="overflow_share",
-    laws=("expert_permutation", "rank_order", "token_order", "sequence_order", "range", "additivity", "missing"),
+    laws=(
+        "expert_permutation",
+        "empty_slots",
+        "rank_order",
+        "token_order",
+        "sequence_order",
+        "range",
+        "additivity",
+        "missing",
+    ),
     ends={"uniform": {"overflow_share": lambda k, e: 0.0}},
 )

@@ -102,6 +102,7 @@ METRIC = Metric(
     value="conditional",
     laws=(
         "expert_permutation",
+        "empty_slots",
         "rank_order",
         "token_order",
         "sequence_order",

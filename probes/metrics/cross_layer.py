@@ -130,6 +130,15 @@ METRIC = Metric(
     estimate=estimate,
     cells=cells,
     value="mi_bits",
-    laws=("expert_permutation", "token_order", "sequence_order", "range", "additivity", "missing", "duplication"),
+    laws=(
+        "expert_permutation",
+        "empty_slots",
+        "token_order",
+        "sequence_order",
+        "range",
+        "additivity",
+        "missing",
+        "duplication",
+    ),
     ends={"one_hot": {"mi_bits": lambda k, e: 0.0}},
 )

@@ -119,6 +119,7 @@ METRIC = Metric(
     value="l2",
     laws=(
         "expert_permutation",
+        "empty_slots",
         "rank_order",
         "token_order",
         "sequence_order",

@@ -82,9 +82,9 @@ METRIC = Metric(
     name="domain_specialization",
     title="Domain specialization",
     question="Which experts take more of one label's tokens than chance would give them?",
-    formula="share = count(l,e,label) / tokens(l,label), the fraction of the label's tokens that use e (count / Σ_e count "
-    "· k where every token has k experts); uniform = k/E. Summary: cv = std (ddof 1) / mean of the share over labels, labels with share ≤ 1e−5 "
-    "left out",
+    formula="share = count(l,e,label) / tokens(l,label): the fraction of the label's tokens that use e. With k experts "
+    "for every token that is count / Σ_e count · k. uniform = k/E. Summary: cv = std (ddof 1) / mean of the share over "
+    "labels, labels with share ≤ 1e−5 left out",
     source="OLMoE, arXiv 2409.02060; cv: moe-lrc, arXiv 2505.16056",
     options=(Option("summary", bool, False, "the variation over labels, one row per expert"),),
     groups=lambda options: "label",
@@ -105,6 +105,7 @@ METRIC = Metric(
     value="share",
     laws=(
         "expert_permutation",
+        "empty_slots",
         "rank_order",
         "token_order",
         "sequence_order",

@@ -88,5 +88,14 @@ METRIC = Metric(
     count=count,
     table=table,
     value="cluster",
-    laws=("expert_permutation", "rank_order", "token_order", "sequence_order", "range", "additivity", "missing"),
+    laws=(
+        "expert_permutation",
+        "empty_slots",
+        "rank_order",
+        "token_order",
+        "sequence_order",
+        "range",
+        "additivity",
+        "missing",
+    ),
 )

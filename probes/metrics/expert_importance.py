@@ -123,6 +123,7 @@ def _sums(chunk: Chunk, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     cell, known = _cells(chunk, values)
     size = groups * layers * experts
     total, n = np.bincount(cell, weights=known, minlength=size), np.bincount(cell, minlength=size)
+    total = total.astype(np.float64, copy=False)  # of no assignments at all bincount makes whole numbers
     return total.reshape(groups, layers, experts), n.reshape(groups, layers, experts)
 
 
@@ -229,5 +230,5 @@ METRIC = Metric(
     aggregates=aggregates,
     sums=("sum_weight", "sum_norm", "n_norm", "sum_weight_norm", "max_abs_output"),
     value="importance",
-    laws=("expert_permutation", "token_order", "sequence_order", "range", "additivity", "missing"),
+    laws=("expert_permutation", "empty_slots", "token_order", "sequence_order", "range", "additivity", "missing"),
 )

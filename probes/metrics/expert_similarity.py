@@ -119,5 +119,14 @@ METRIC = Metric(
     count=count,
     table=table,
     value="similarity",
-    laws=("expert_permutation", "rank_order", "token_order", "sequence_order", "range", "additivity", "missing"),
+    laws=(
+        "expert_permutation",
+        "empty_slots",
+        "rank_order",
+        "token_order",
+        "sequence_order",
+        "range",
+        "additivity",
+        "missing",
+    ),
 )

@@ -16,6 +16,7 @@ from probes.metrics.registry import Metric
 from probes.metrics.run import run
 from probes.routing import LOST, NO_EXPERT, PER_SLOT, RoutingArrays, packed
 from probes.slot_order import sort_slots
+from probes.void import cleared
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +72,7 @@ PER_TOKEN_LAYER = (
     "shared_input_absmax",
 )
 PER_EXPERT = ("logits", "other_logits", "expert_norm")
-SCORES = ("softmax", "sigmoid", "sqrtsoftplus")
+SCORES = ("softmax", "sigmoid", "sqrtsoftplus", "unknown")
 RANK_OPTIONS = ("adjacent_rank",)  # they make a metric look at the order of the slots, which it does not do otherwise
 _CHUNK_CELLS = 16_000_000
 
@@ -80,7 +81,7 @@ class ArraysSource:
     """Arrays in memory as a source: cut into blocks of whole sequences so that temporaries stay small."""
 
     def __init__(self, arrays: RoutingArrays, scores: Any = "softmax", num_hidden_layers: int | None = None) -> None:
-        self.arrays = arrays
+        self.arrays = arrays = cleared(arrays)
         self.starts = sequence_starts(arrays.sequence_id)
         self.n_sequences = len(self.starts) - 1
         self.label_names = tuple(arrays.label_names)

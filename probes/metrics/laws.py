@@ -10,6 +10,8 @@ LAWS = {
     "range": "Every value lies between the ends its column states.",
     "additivity": "Counting parts of whole sequences and adding up gives the same as counting all at once.",
     "duplication": "Having every sequence twice changes no ratio.",
+    "empty_slots": "Where a token's empty slots stand, and how many there are, changes nothing.",
+    "self_agreement": "A run agrees with itself.",
     "missing": "Positions without routing change nothing but the missing share.",
 }
 ENDS = {

@@ -145,6 +145,7 @@ METRIC = Metric(
     value="share",
     laws=(
         "expert_permutation",
+        "empty_slots",
         "rank_order",
         "token_order",
         "sequence_order",

@@ -99,9 +99,8 @@ def table(counts: Counts, options: Options, about: About) -> pd.DataFrame:
     columns = {"n": counts["ranks"], "share": value, **coverage(counts)}
     frame = grid({**axes(about, "layer"), "gate_rank": ranks, "norm_rank": ranks}, columns)
     # A steered run has slots for the most that a token could get; ranks that no token has are no rows.
-    most = max(
-        about.num_experts if options["all_experts"] else about.top_k, frame.loc[frame["n"] > 0, "gate_rank"].max()
-    )
+    least = about.num_experts if options["all_experts"] else about.top_k
+    most = max(least, frame["gate_rank"].where(frame["n"] > 0).max())
     return frame[(frame["gate_rank"] <= most) & (frame["norm_rank"] <= most)]
 
 
@@ -131,5 +130,14 @@ METRIC = Metric(
     table=table,
     estimate=estimate,
     value="share",
-    laws=("expert_permutation", "token_order", "sequence_order", "range", "additivity", "missing", "duplication"),
+    laws=(
+        "expert_permutation",
+        "empty_slots",
+        "token_order",
+        "sequence_order",
+        "range",
+        "additivity",
+        "missing",
+        "duplication",
+    ),
 )

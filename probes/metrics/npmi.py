@@ -28,6 +28,7 @@ from probes.metrics.chunk import About, Chunk, by_group
 from probes.metrics.registry import Column, Counts, Metric, Option, Options
 from probes.metrics.tables import axes, coverage, grid
 from probes.metrics.token_draws import TokenDraws
+from probes.parsing import is_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,7 +83,7 @@ def is_marker(chunk: Chunk, text: str) -> np.ndarray:
         return np.asarray(chunk.arrays.token, dtype=object) == text
     if chunk.arrays.token_id is None:
         raise ProbeError("a marker needs token text or token ids, and the trace has neither")
-    if not text.lstrip("-").isdigit():
+    if not is_whole(text):
         raise ProbeError(f"the trace has no token text; name the marker by its token id instead of {text!r}")
     return np.asarray(chunk.arrays.token_id) == int(text)
 
@@ -116,6 +117,11 @@ def _parts(counts: Counts, options: Options, about: About) -> tuple[Any, Any, An
     return chosen[..., named, :, :], tokens[..., named, :, None], n_y, n
 
 
+def _finite(pmi: np.ndarray) -> np.ndarray:
+    """pmi with NaN, and not −∞, where the two never meet: a table says what was measured."""
+    return np.where(np.isneginf(pmi), np.nan, pmi)
+
+
 def estimate(counts: Counts, options: Options, about: About) -> np.ndarray:
     """npmi [..., target, L, E]; [..., G, L, E] for a marker; the contrast's score [..., G, L, E]."""
     npmi = pmi_npmi(*_parts(counts, options, about))[1]
@@ -133,7 +139,7 @@ def table(counts: Counts, options: Options, about: About) -> pd.DataFrame:
     parts = _parts(counts, options, replace(about, groups=(*names, None)) if options["target"] == "token" else about)
     pmi, npmi = pmi_npmi(*parts)
     n_xy, n_x, n_y, n = parts
-    columns = {"npmi": npmi, "pmi": pmi, "n_xy": n_xy, "n_x": n_x, "n_y": np.broadcast_to(n_y, n_xy.shape)}
+    columns = {"npmi": npmi, "pmi": _finite(pmi), "n_xy": n_xy, "n_x": n_x, "n_y": np.broadcast_to(n_y, n_xy.shape)}
     columns["n_tokens"] = np.broadcast_to(n, n_xy.shape)
     columns["missing_share"] = np.broadcast_to(1 - n / counts["seen"].sum(), n_xy.shape)
     layers, experts = axes(about, "layer", "expert")["layer"], np.arange(about.num_experts)
@@ -176,7 +182,7 @@ def _marker_table(counts: Counts, options: Options, about: About) -> pd.DataFram
     columns = {"target": np.full(score.shape, markers(options)[0], object), "npmi": npmi[..., 0, :]}
     if options["contrast"]:
         columns["score"] = score
-    columns |= {"pmi": pmi[..., 0, :], "n_xy": n_xy, "n_x": n_x, "n_y": n_y}
+    columns |= {"pmi": _finite(pmi[..., 0, :]), "n_xy": n_xy, "n_x": n_x, "n_y": n_y}
     frame = grid(axes(about, "layer", "expert"), {**columns, **coverage(counts)})
     if options["contrast"]:
         frame = frame.sort_values("score", ascending=False, kind="stable", na_position="last")
@@ -224,6 +230,7 @@ METRIC = Metric(
     value="npmi",
     laws=(
         "expert_permutation",
+        "empty_slots",
         "rank_order",
         "token_order",
         "sequence_order",

@@ -17,6 +17,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 
 from probes.errors import UsageError
+from probes.files import check_writable
 from probes.metrics.registry import Metric
 
 if TYPE_CHECKING:
@@ -32,11 +33,18 @@ NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 RAMP = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 
 
-def save_plot(frame: pd.DataFrame, metric: Metric, path: str | Path) -> None:
-    """Writes the table's picture to FILE.svg, FILE.html or FILE.png."""
+def check_plot(path: str | Path) -> str:
+    """The kind of picture that can be written there; an error at once, not after the metric was computed."""
     kind = Path(path).suffix.lower()
     if kind not in (".svg", ".html", ".png"):
         raise UsageError(f"--plot writes .svg, .html or .png, not {str(path)!r}")
+    check_writable(path)
+    return kind
+
+
+def save_plot(frame: pd.DataFrame, metric: Metric, path: str | Path) -> None:
+    """Writes the table's picture to FILE.svg, FILE.html or FILE.png."""
+    kind = check_plot(path)
     picture = svg(frame, metric)
     if kind == ".png":
         from probes.metrics.raster import png

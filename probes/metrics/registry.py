@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from probes import parsing
 from probes.errors import UsageError, unknown
 
 # What a recording must hold for an array to be there, by the level of `probe record --capture` that keeps it.
@@ -90,13 +91,14 @@ class Option:
         return value
 
     def _typed(self, value: Any) -> Any:
+        if self.type is int and not isinstance(value, str):
+            return parsing.whole(value, self.flag, None)
+        if self.type is float:
+            return parsing.number(value, self.flag)
         try:
-            typed = self.type(value)
+            return parsing.int_of(value) if self.type is int else self.type(value)
         except (TypeError, ValueError):
             raise UsageError(f"{self.flag} takes {self.kind}, not {value!r}") from None
-        if self.type is int and typed != value and not isinstance(value, str):
-            raise UsageError(f"{self.flag} takes a whole number, not {value!r}")
-        return typed
 
     def range_text(self) -> str:
         """The allowed range in words."""
@@ -234,7 +236,7 @@ def discover() -> dict[str, Metric]:
 def get(name: str) -> Metric:
     """The metric of that name, or a UsageError with the nearest right one."""
     metrics = discover()
-    key = name.replace("-", "_")
+    key = str(name).replace("-", "_")
     if key not in metrics:
-        raise unknown("metric", name, metrics)
+        raise unknown("metric", str(name), metrics)
     return metrics[key]

@@ -102,5 +102,14 @@ METRIC = Metric(
     table=table,
     aggregates=aggregates,
     value="rc",
-    laws=("expert_permutation", "token_order", "sequence_order", "range", "additivity", "missing", "duplication"),
+    laws=(
+        "expert_permutation",
+        "empty_slots",
+        "token_order",
+        "sequence_order",
+        "range",
+        "additivity",
+        "missing",
+        "duplication",
+    ),
 )

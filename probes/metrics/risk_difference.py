@@ -130,6 +130,7 @@ METRIC = Metric(
     value="rd",
     laws=(
         "expert_permutation",
+        "empty_slots",
         "rank_order",
         "token_order",
         "sequence_order",

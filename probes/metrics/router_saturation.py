@@ -111,6 +111,16 @@ METRIC = Metric(
     table=table,
     estimate=estimate,
     value="saturation",
-    laws=("expert_permutation", "token_order", "sequence_order", "range", "additivity", "missing", "duplication"),
+    laws=(
+        "expert_permutation",
+        "empty_slots",
+        "self_agreement",
+        "token_order",
+        "sequence_order",
+        "range",
+        "additivity",
+        "missing",
+        "duplication",
+    ),
     ends={"one_hot": {"saturation": lambda k, e: 1.0, "slot_change": lambda k, e: 0.0}},
 )

@@ -26,7 +26,7 @@ from probes.metrics.chunk import About, Chunk, by_group
 from probes.metrics.registry import Column, Counts, Metric, Option, Options
 from probes.metrics.scores import layer_probabilities
 from probes.metrics.tables import axes, coverage, grid, ratio
-from probes.scores import entropy, margin
+from probes.scores import UNKNOWN, entropy, margin
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,7 +92,8 @@ def _scores(options: Options, about: About) -> list[str]:
     """Per layer, what the entropy is of: sigmoid scores compete with nobody until they are divided by their sum."""
     if options["over"] == "chosen":
         return ["chosen weights / sum"] * about.num_layers
-    return [rule if rule == "softmax" else f"{rule} / sum" for rule in about.scores]
+    named = {"softmax": "softmax", UNKNOWN: "unknown rule: no scores"}
+    return [named.get(rule, f"{rule} / sum") for rule in about.scores]
 
 
 METRIC = Metric(
@@ -122,7 +123,9 @@ METRIC = Metric(
         Column("uncertain_share", "share", "tokens at or above the threshold", 0, 1),
         Column("n_tokens", "tokens", "tokens with scores", 0),
         Column("missing_share", "share", "positions without routing or scores", 0, 1),
-        Column("scores", "name", "what the entropy is of: softmax, or scores that had to be divided by their sum"),
+        Column(
+            "scores", "name", "what the entropy is of: softmax, scores that had to be divided by their sum, or none"
+        ),
     ),
     count=count,
     table=table,
@@ -130,6 +133,7 @@ METRIC = Metric(
     value="entropy_mean",
     laws=(
         "expert_permutation",
+        "empty_slots",
         "rank_order",
         "token_order",
         "sequence_order",

@@ -89,10 +89,17 @@ def _with_token_intervals(
     return frame.assign(ci_low=low[frame.index], ci_high=high[frame.index]).reset_index(drop=True)
 
 
+def check_by(metric: Metric, by: str | None) -> None:
+    """UsageError for a grouping that the metric does not have."""
+    if by is not None and by not in metric.by:
+        raise (
+            unknown("grouping for --by", str(by), metric.by) if metric.by else UsageError(f"{metric.name} has no --by")
+        )
+
+
 def _about(metric: Metric, source: Source, options: Options, by: str | None) -> About:
     own = metric.groups(options)
-    if by is not None and by not in metric.by:
-        raise unknown("grouping for --by", by, metric.by) if metric.by else UsageError(f"{metric.name} has no --by")
+    check_by(metric, by)
     split = by == "label" and own in TOKENS
     if by is not None and own not in (None, by) and not split:
         raise UsageError(f"{metric.name} groups by {own} here, so it cannot also go --by {by}")

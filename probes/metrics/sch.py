@@ -213,5 +213,5 @@ METRIC = Metric(
     table=table,
     estimate=estimate,
     value="sch",
-    laws=("expert_permutation", "sequence_order", "range", "additivity", "missing", "duplication"),
+    laws=("expert_permutation", "empty_slots", "sequence_order", "range", "additivity", "missing", "duplication"),
 )

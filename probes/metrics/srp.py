@@ -178,6 +178,15 @@ METRIC = Metric(
     cells=cells,
     draws=draws,
     value="srp",
-    laws=("expert_permutation", "rank_order", "sequence_order", "range", "additivity", "missing", "duplication"),
+    laws=(
+        "expert_permutation",
+        "empty_slots",
+        "rank_order",
+        "sequence_order",
+        "range",
+        "additivity",
+        "missing",
+        "duplication",
+    ),
     ends={"one_hot": {"srp": lambda k, e: 1.0, "cache_ratio": lambda k, e: 1.0}},
 )

@@ -213,5 +213,5 @@ METRIC = Metric(
     table=table,
     merge=merge,
     value="max_abs_output",
-    laws=("expert_permutation", "rank_order", "range", "additivity", "missing"),
+    laws=("expert_permutation", "empty_slots", "rank_order", "range", "additivity", "missing"),
 )

@@ -75,6 +75,7 @@ METRIC = Metric(
     value="mean",
     laws=(
         "expert_permutation",
+        "empty_slots",
         "rank_order",
         "token_order",
         "sequence_order",

@@ -73,6 +73,15 @@ METRIC = Metric(
     table=table,
     estimate=estimate,
     value="mean",
-    laws=("expert_permutation", "rank_order", "token_order", "sequence_order", "range", "additivity", "missing"),
+    laws=(
+        "expert_permutation",
+        "empty_slots",
+        "rank_order",
+        "token_order",
+        "sequence_order",
+        "range",
+        "additivity",
+        "missing",
+    ),
     ends={"uniform": {"mean": lambda k, e: 1 - k / e}, "one_hot": {"mean": lambda k, e: 0.0}},
 )

@@ -112,6 +112,6 @@ METRIC = Metric(
     table=table,
     token_intervals=token_intervals,
     value="value",
-    laws=("expert_permutation", "sequence_order", "range", "additivity", "missing", "duplication"),
+    laws=("expert_permutation", "empty_slots", "sequence_order", "range", "additivity", "missing", "duplication"),
     ends={"one_hot": {"value": lambda k, e: 1.0}},
 )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from probes.errors import ProbeError
-from probes.prompts import BadPrompt, read_prompts
+from probes.prompts import BadPrompt, key_notes, read_prompts
 from probes.recording.encode import context_length, encode_prompts
 from probes.recording.options import RecordOptions
 from probes.recording.plan import plan_batches, take_shard
@@ -33,6 +33,7 @@ class Estimate:
     expected_bytes: int
     capture: tuple[str, ...]
     left_out: list[BadPrompt]
+    notes: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -85,6 +86,7 @@ def dry_run(model: str | Path, prompts: str | Path, options: RecordOptions) -> E
         expected_bytes=round(per_token * sum(lengths)),
         capture=options.capture,
         left_out=[*found.bad, *too_long],
+        notes=key_notes(found.good),
     )
 
 

@@ -18,6 +18,7 @@ class Layout:
     source    [T] int   row in the concatenation, -1 where the token was never fed
     sequence  [T] int   index of the sequence within the batch;  position [T] int;  phase [T] 0 prefill, 1 decode
     identity  bool      the rows are already in order, so that nothing has to be gathered
+    unfed     str, or [T] of them: why a token was never fed
     """
 
     source: np.ndarray
@@ -25,6 +26,7 @@ class Layout:
     position: np.ndarray
     phase: np.ndarray
     identity: bool
+    unfed: Any = NEVER_FED
 
     def gather(self, parts: Sequence[np.ndarray], missing: Any) -> np.ndarray:
         """Rows in token order out of one array per forward pass; `missing` where a token was never fed."""
@@ -35,6 +37,12 @@ class Layout:
         if (self.source < 0).any():
             taken[self.source < 0] = missing
         return taken
+
+
+def written(forward: Any) -> np.ndarray:
+    """bool [B, S]: tokens of a pass that the model wrote itself."""
+    decoded = getattr(forward, "decoded", None)
+    return np.full(forward.mask.shape, forward.phase == "decode") if decoded is None else decoded
 
 
 def lay_out(forwards: Sequence[Any], lengths: Sequence[int], fed: Sequence[int]) -> Layout:
@@ -54,7 +62,7 @@ def lay_out(forwards: Sequence[Any], lengths: Sequence[int], fed: Sequence[int])
         real = (position >= 0) & (position < fed_[batch])
         target = starts[batch[real]] + position[real]
         source[target] = flat[real]
-        phase[target] = forward.phase == "decode"
+        phase[target] = written(forward)[forward.mask][real]
         offset += forward.mask.size
     sequence = np.repeat(np.arange(len(lengths_)), lengths_)
     identity = offset == total and bool((source == np.arange(total)).all())

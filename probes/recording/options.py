@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from probes import parsing
 from probes.errors import UsageError, unknown
+from probes.generation_config import parse_options
+from probes.model import DTYPES, check_loading
 
 LEVELS = {
     "ids": "the chosen experts (always kept)",
@@ -21,7 +24,9 @@ LEVELS = {
     "router_inputs": "scatter of what the routers received, within and between experts (4·H² bytes per layer)",
 }
 DEFAULT_CAPTURE = ("ids", "weights", "logits", "norms", "predictions")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+__all__ = ["DEFAULT_CAPTURE", "DTYPES", "LEVELS", "RecordOptions", "check_options", "parse_capture", "parse_layers"]
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,14 @@ class RecordOptions:
     seed: int = 0
     shard: str | None = None
     trust_remote_code: bool = False
+    generation: tuple[str, ...] = ()  # "repetition_penalty=1.2": see probes.generation_config
 
     def settings(self) -> dict[str, Any]:
         """The options that decide the rows, for the fingerprint of a run."""
-        return asdict(self)
+        settings = asdict(self)
+        if not self.generation:  # as runs were fingerprinted before there was this option
+            del settings["generation"]
+        return settings
 
 
 def parse_capture(text: str | None) -> tuple[str, ...]:
@@ -76,32 +85,22 @@ def _levels_for(metric: str) -> tuple[str, ...]:
 
 def parse_layers(text: str | None) -> tuple[int, ...] | None:
     """`"0-3,7"` -> (0, 1, 2, 3, 7); None for all."""
-    if text is None:
-        return None
-    layers: set[int] = set()
-    for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        try:
-            low, high = int(first), int(last or first)
-        except ValueError:
-            raise UsageError(f"--layers {text!r} must look like 0-7 or 0,3,5") from None
-        if high < low:
-            raise UsageError(f"--layers {part.strip()!r}: the range runs backwards")
-        layers.update(range(low, high + 1))
-    return tuple(sorted(layers))
+    return parsing.layers(text)
 
 
 def check_options(options: RecordOptions) -> RecordOptions:
-    """Raise UsageError for numbers out of range."""
-    for name in ("batch_size", "max_length", "limit"):
+    """Raise UsageError for what is out of range or no such thing; nothing heavy is needed to see it."""
+    for name, low in (("batch_size", 1), ("max_length", 1), ("limit", 1), ("max_new_tokens", 0), ("seed", 0)):
         value = getattr(options, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-    if options.max_new_tokens < 0:
-        raise UsageError(f"--max-new-tokens must not be negative, got {options.max_new_tokens}")
+        if value is not None or name in ("max_new_tokens", "seed"):
+            parsing.whole(value, f"--{name.replace('_', '-')}", low)
     for name in ("logit_rate", "output_rate"):
-        if not 0 < getattr(options, name) <= 1:
-            raise UsageError(f"--{name.replace('_', '-')} must be above 0 and at most 1, got {getattr(options, name)}")
-    if options.dtype not in DTYPES:
-        raise unknown("dtype", options.dtype, DTYPES)
+        parsing.number(getattr(options, name), f"--{name.replace('_', '-')}", above=0, high=1)
+    if options.shard is not None:
+        parsing.share_of_work(options.shard, "--shard")
+    if options.layers is not None:
+        parsing.layers(options.layers, "--layers")
+    if parse_options(options.generation) and not options.max_new_tokens:
+        raise UsageError("--generation says how new tokens are written: give --max-new-tokens as well")
+    check_loading(options.dtype, options.device)
     return options

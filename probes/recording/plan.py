@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from probes.errors import UsageError
+from probes.parsing import share_of_work
 
 WINDOW = 32  # batches' worth of prompts sorted by length together: little padding, yet labels stay mixed over time
 TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 16384}
@@ -47,12 +47,7 @@ def take_shard(items: list[Any], shard: str | None) -> list[Any]:
     """Every n-th item from the i-th on for `shard` "i/n" (1-based); all of them for None."""
     if not shard:
         return items
-    try:
-        i, n = (int(part) for part in shard.split("/"))
-    except ValueError:
-        raise UsageError(f"--shard {shard!r} must look like 2/8") from None
-    if not 1 <= i <= n:
-        raise UsageError(f"--shard {shard!r}: the first number must be between 1 and {n}")
+    i, n = share_of_work(shard, "--shard")
     return items[i - 1 :: n]
 
 

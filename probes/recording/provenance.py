@@ -13,28 +13,28 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "duckdb", "numpy")
 SAMPLES_PER_TENSOR = 64
 
 
-def describe_model(model: Any, tokenizer: Any, source: str, revision: str | None) -> dict[str, Any]:
-    """Name, revision, class, numbers of parameters, precision and hashes of a loaded model."""
-    config = model.config
+def describe_model(model: Any, source: str, revision: str | None) -> dict[str, Any]:
+    """Name, revision, class, number of parameters, precision and place of a loaded model."""
+    from probes.capture.within import config_of, device_of, dtype_of, language_model, module_of, wrappers
+
+    config, whole = config_of(model), module_of(model)
     return {
         "model": source,
         "revision": revision or getattr(config, "_commit_hash", None),
-        "model_type": config.model_type,
-        "model_class": type(model).__name__,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": str(model.device),
+        "model_type": getattr(config, "model_type", None),
+        "model_class": type(language_model(model)).__name__,
+        "wrapped_in": [type(wrapper).__name__ for wrapper in wrappers(model)],
+        "parameters": sum(parameter.numel() for parameter in whole.parameters()),
+        "dtype": str(dtype_of(model)).removeprefix("torch."),
+        "device": str(device_of(model)),
         "experts_implementation": getattr(config, "_experts_implementation", None),
-        "weights_fingerprint": weights_fingerprint(model),
-        "tokenizer_hash": tokenizer_hash(tokenizer),
     }
 
 
-def weights_fingerprint(model: Any) -> str | None:
-    """A hash over every parameter's name, shape and a sample of its values; None while weights are offloaded.
+def earlier_weights_fingerprint(model: Any) -> str | None:
+    """What the first version called the weights' fingerprint, to compare with its runs; see `fingerprints` for ours.
 
-    A sample, because reading all of a 100 GB model would take longer than recording through it; a fine-tuned or
-    differently cast copy still gets another fingerprint.
+    A hash over every parameter's name, shape and a sample of its values; None while weights are offloaded.
     """
     import torch
 
@@ -49,8 +49,8 @@ def weights_fingerprint(model: Any) -> str | None:
     return digest.hexdigest()[:32]
 
 
-def tokenizer_hash(tokenizer: Any) -> str | None:
-    """A hash of the tokenizer's whole definition (vocabulary, merges, special tokens) and its chat template."""
+def earlier_tokenizer_hash(tokenizer: Any) -> str | None:
+    """What the first version called the tokenizer's hash, to compare with its runs."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None

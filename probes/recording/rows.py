@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probes.recording.encode import EncodedPrompt
-from probes.recording.layout import NEVER_FED, Layout, lay_out
+from probes.recording.layout import Layout
 from probes.recording.plan import sample_positions
+from probes.recording.streams import ENCODER, Streams, streams
 from probes.recording.tokens import TokenTexts
 from probes.routing import LOST, NO_EXPERT, PER_SLOT, Router, Routing, packed
 from probes.scatter import class_sums
 from probes.scores import bf16_to_float32, entropy, margin, probabilities
+from probes.void import ALL_INFINITE, ALL_NAN, all_infinite, all_nan
 
 if TYPE_CHECKING:
     from store.batch import Batch, LayerRows
@@ -30,7 +32,7 @@ class RowSettings:
     """What decides the rows apart from the forward passes themselves."""
 
     routers: tuple[Router, ...]
-    scoring: dict[int, str]
+    scoring: dict[int, str | None]
     keep: frozenset[str]
     logit_rate: float
     output_rate: float
@@ -53,18 +55,31 @@ def batch_rows(
 
     ids = [np.concatenate([item.ids, new]) for item, new in zip(group, generated, strict=True)]
     lengths = [len(sequence) for sequence in ids]
-    # The last generated token has been chosen but not fed, so nothing was routed for it.
-    fed = [len(s) - bool(len(new)) for s, new in zip(ids, generated, strict=True)]
-    layout = lay_out(forwards, lengths, fed)
-    layers = [_layer(router, forwards, layout, group, settings) for router in settings.routers]
+    fed = [length - unfed for length, unfed in zip(lengths, _unfed(generated, forwards), strict=True)]
+    found = streams(forwards, lengths, fed, [len(item.ids) for item in group])
+    layers = [_layer(router, *_stream(found, router), group, settings) for router in settings.routers]
     return Batch(
         index=index,
         sequences=[_sequence(item, length) for item, length in zip(group, lengths, strict=True)],
-        tokens=_tokens(group, np.concatenate(ids), layout, predictions, settings),
+        tokens=_tokens(group, np.concatenate(ids), found.main.layout, predictions, settings),
         layers=layers,
         moments=moments,
-        router_inputs=_router_inputs(settings.routers, forwards, layout, layers),
+        router_inputs=_router_inputs(settings.routers, found, layers),
     )
+
+
+def _unfed(generated: Sequence[np.ndarray], forwards: Sequence[Any]) -> list[int]:
+    """Tokens at the end of each sequence that were chosen but not fed, so that nothing was routed for them.
+
+    A decoder beside an encoder is fed its start token in any case.
+    """
+    given = any(forward.stream == ENCODER for forward in forwards)
+    return [int(len(new) > given) for new in generated]
+
+
+def _stream(found: Streams, router: Router) -> tuple[Sequence[Any], Layout]:
+    stream = found.of(router)
+    return stream.forwards, stream.layout
 
 
 def _sequence(item: EncodedPrompt, length: int) -> dict[str, Any]:
@@ -124,17 +139,24 @@ def _layer(
     every = [forward.expert_norm[router.layer] for forward in forwards if router.layer in forward.expert_norm]
     if len(every) == len(forwards):
         arrays["expert_norm"] = layout.gather(every, np.nan)
+    said: dict[str, np.ndarray] = {}
     if parts[0].logits is not None:
         bf16 = forwards[0].logits_bf16
         logits = layout.gather([part.logits for part in parts], _BF16_NAN if bf16 else np.nan)
+        said = _void(logits, bf16, layout)
+        for rows in said.values():
+            experts, logits = _blank(experts, rows, NO_EXPERT), _blank(logits, rows, _BF16_NAN if bf16 else np.nan)
+            arrays |= {name: _blank(arrays[name], rows, np.nan) for name in PER_SLOT if name in arrays}
         arrays |= _scores(logits, bf16, experts, settings.scoring.get(router.layer, "softmax"))
         if "logits" in settings.keep:
             arrays["logits"] = logits
             arrays["logits_kept"] = _sampled(layout, group, settings.logit_rate, settings.seed)
     if outputs is not None:
         kept = _sampled(layout, group, settings.output_rate, settings.seed)
+        for rows in said.values():
+            outputs = _blank(outputs, rows, np.nan)
         arrays |= {"outputs": outputs if kept is None else outputs[kept], "outputs_kept": kept}
-    return LayerRows(layer=router.layer, experts=experts, missing_reason=_reasons(experts, layout), **arrays)
+    return LayerRows(layer=router.layer, experts=experts, missing_reason=_reasons(experts, layout, said), **arrays)
 
 
 def as_wide(parts: Sequence[Routing]) -> list[Routing]:
@@ -154,15 +176,31 @@ def _widened(part: Routing, slots: int) -> Routing:
     return replace(part, experts=wide(part.experts, NO_EXPERT), **slot_values)
 
 
-def _reasons(experts: np.ndarray, layout: Layout) -> Any:
-    """Why rows have no expert: never fed, nothing left of it (a full expert, or an intervention), or never routed."""
+def _reasons(experts: np.ndarray, layout: Layout, said: dict[str, np.ndarray]) -> Any:
+    """Why rows have no expert: never fed, a router that said nothing or did not run, or nothing left of its choice."""
     from store.batch import LOST_REASON
 
     unfed, lost = layout.source < 0, experts[:, 0] == LOST
     unrouted = (experts[:, 0] == NO_EXPERT) & ~unfed
     if not (lost | unrouted).any():
-        return NEVER_FED if unfed.any() else None
-    return np.where(unfed, NEVER_FED, np.where(lost, LOST_REASON, UNROUTED)).astype(object)
+        return layout.unfed if unfed.any() else None
+    reasons = np.where(unfed, layout.unfed, np.where(lost, LOST_REASON, UNROUTED)).astype(object)
+    for why, rows in said.items():
+        reasons[rows] = why
+    return reasons
+
+
+def _void(logits: np.ndarray, bf16: bool, layout: Layout) -> dict[str, np.ndarray]:
+    """reason -> bool [n]: rows that were fed, and of which the router said nothing."""
+    values, fed = _float32(logits, bf16), layout.source >= 0
+    found = {ALL_INFINITE: fed & all_infinite(values), ALL_NAN: fed & all_nan(values)}
+    return {why: rows for why, rows in found.items() if rows.any()}
+
+
+def _blank(values: np.ndarray, rows: np.ndarray, blank: float) -> np.ndarray:
+    kept = values.copy()  # gathered arrays may be those of the forward pass itself
+    kept[rows] = blank
+    return kept
 
 
 _BF16_NAN = 0x7FC0
@@ -177,11 +215,12 @@ def _measured(router: Router, names: dict[str, str], found: Sequence[dict[int, A
 
 
 def _router_inputs(
-    routers: Sequence[Router], forwards: Sequence[Any], layout: Layout, layers: Sequence[LayerRows]
+    routers: Sequence[Router], found: Streams, layers: Sequence[LayerRows]
 ) -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] | None:
     """Sums of the router inputs of this batch by the expert ranked first, over the tokens that were really fed."""
     sums = {}
     for router, rows in zip(routers, layers, strict=True):
+        forwards, layout = _stream(found, router)
         if all(router.layer in forward.router_inputs for forward in forwards):
             inputs = layout.gather([forward.router_inputs[router.layer] for forward in forwards], np.nan)
             sums[router.layer] = class_sums(inputs, rows.experts[:, 0], router.num_experts)
@@ -197,11 +236,18 @@ def _unrouted(router: Router, forwards: Sequence[Any], layout: Layout) -> LayerR
     return LayerRows(layer=router.layer, experts=experts, missing_reason=reason)
 
 
-def _scores(logits: np.ndarray, bf16: bool, experts: np.ndarray, scoring: str) -> dict[str, np.ndarray]:
-    values = bf16_to_float32(logits) if bf16 else logits.astype(np.float32, copy=False)
+def _scores(logits: np.ndarray, bf16: bool, experts: np.ndarray, scoring: str | None) -> dict[str, np.ndarray]:
+    """Entropy and margin; none where it is not known how the layer makes scores of its logits."""
+    if scoring is None:
+        return {}
+    values = _float32(logits, bf16)
     p = probabilities(values, scoring)
     # A router may score more than it can choose (LongCat's identity experts are choosable, Zaya's skip class is not).
     return {"entropy": entropy(p), "margin": margin(p, experts)}
+
+
+def _float32(logits: np.ndarray, bf16: bool) -> np.ndarray:
+    return bf16_to_float32(logits) if bf16 else logits.astype(np.float32, copy=False)
 
 
 def _sampled(layout: Layout, group: Sequence[EncodedPrompt], rate: float, seed: int) -> np.ndarray | None:

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from probes.capture.head import last_only, takes_logits_to_keep
+from probes.capture.within import config_of, device_of, reader, wrappers
 from probes.errors import ProbeError
+from probes.generation_config import (
+    decoder_start_id,
+    end_token_ids,
+    generation_config,
+    left_aside,
+    used,
+    words_of,
+    write,
+)
+from probes.prompts import Prompt
 from probes.recording.encode import EncodedPrompt
 from probes.recording.options import RecordOptions
 from probes.recording.rows import RowSettings, batch_rows
+from probes.recording.streams import ENCODER
 from probes.recording.tokens import TokenTexts
 
 if TYPE_CHECKING:
@@ -22,6 +35,8 @@ if TYPE_CHECKING:
     from probes.interventions import Spec
     from probes.steering import Steering
     from store.batch import Batch
+
+NO_SCORES = "how it makes scores of its logits is not known: no entropy, no margin"
 
 
 def wanted(options: RecordOptions) -> Want:
@@ -54,7 +69,31 @@ class Feeder:
     settings: RowSettings
     max_new_tokens: int
     steering: Steering | None = None
+    generation: tuple[str, ...] = ()  # options of writing that were asked for
     stepped: Callable[[int], Any] | None = None  # told the sequences of a batch each time they got another token
+
+    @property
+    def acted(self) -> bool | None:
+        """Did the interventions reach any token; None where there are none, or where their options change nothing."""
+        return None if self.steering is None else self.steering.acted
+
+    def try_out(self) -> None:
+        """ProbeError, before anything is written, where a wrapper around the model runs past the hooks.
+
+        Two tokens are fed as the prompts will be; nothing of them is kept.
+        """
+        from probes.capture.check import dummy_inputs
+
+        ids = dummy_inputs(self.model, tokens=2)["input_ids"][0].cpu().numpy()
+        two = [EncodedPrompt(0, Prompt(text="", prompt_id="", source=""), ids, "")]
+        one = replace(self, max_new_tokens=min(self.max_new_tokens, 1), stepped=None)
+        one._generate(two) if self.max_new_tokens else one._read(two)
+        self._check(two, self.recorder.take())
+        self.recorder.take_moments()
+        if self.predictions is not None:
+            self.predictions.take()
+        if self.steering is not None:
+            self.steering.forget()
 
     def batch(self, index: int, group: Sequence[EncodedPrompt]) -> Batch:
         """Rows of one batch: a single pass over the prompts, or generation after them."""
@@ -62,36 +101,66 @@ class Feeder:
             self.steering.restart(index)
         generated = self._generate(group) if self.max_new_tokens else self._read(group)
         forwards = self.recorder.take()
+        self._check(group, forwards)
         predictions = self.predictions.take() if self.predictions else []
+        if any(forward.stream == ENCODER for forward in forwards):  # an encoder predicts nothing
+            both = zip(predictions, forwards, strict=bool(predictions))
+            predictions = [made for made, forward in both if forward.stream != ENCODER]
         moments = self.recorder.take_moments() or None
         return batch_rows(index, group, generated, forwards, predictions, self.settings, moments)
 
+    def _check(self, group: Sequence[EncodedPrompt], forwards: Sequence[Any]) -> None:
+        """ProbeError, before anything of the batch is written, where the model ran past the hooks."""
+        kind = type(self.model).__name__
+        if not forwards:
+            raise ProbeError(f"{kind} ran none of its routers where they could be seen; nothing can be recorded")
+        if self.steering is not None and not self.steering.ran:
+            raise ProbeError(f"{kind} ran past its interventions; nothing was steered, so nothing is recorded")
+        given, seen = sum(len(item.ids) for item in group), int(forwards[0].mask.sum())
+        if forwards[0].phase == "prefill" and seen != given:
+            raise ProbeError(f"{kind} was given {given} tokens, and its routers saw {seen}, not said which")
+
     def _read(self, group: Sequence[EncodedPrompt]) -> list[np.ndarray]:
         # Padding on the right: positions need no shift, and recurrent layers (Mamba, linear attention) see it last.
-        ids, mask = pad([item.ids for item in group], self._pad_id, left=False, device=self.model.device)
-        self._call(self.model, input_ids=ids, use_cache=False, **({} if mask is None else {"attention_mask": mask}))
-        return [np.empty(0, np.int32)] * len(group)
+        ids, mask = pad([item.ids for item in group], self._pad_id, left=False, device=device_of(self.model))
+        masked = {} if mask is None else {"attention_mask": mask}
+        few = {} if self.predictions else last_only(self.model)
+        start = self._decoder_start()
+        begun = {} if start is None else {"decoder_input_ids": ids.new_full((len(group), 1), start)}
+        self._call(reader(self.model), input_ids=ids, use_cache=False, **masked, **few, **begun)
+        return [np.asarray([] if start is None else [start], np.int32)] * len(group)
 
     def _generate(self, group: Sequence[EncodedPrompt]) -> list[np.ndarray]:
-        from transformers import GenerationConfig
-
-        ids, mask = pad([item.ids for item in group], self._pad_id, left=True, device=self.model.device)
-        stop = self.model.generation_config.eos_token_id
-        config = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=self.max_new_tokens,
-            eos_token_id=stop,
-            pad_token_id=self._pad_id,
-            use_cache=True,
-            disable_compile=True,  # hooks that come after compilation are ignored
-        )
+        ids, mask = pad([item.ids for item in group], self._pad_id, left=True, device=device_of(self.model))
+        config = self.generation_config()
         mask = ids.new_ones(ids.shape) if mask is None else mask
         # All positions' logits, not only the last one's, so that the prompt's tokens get their log-probability too.
-        keep = {"logits_to_keep": 0} if self.model._supports_logits_to_keep() and self.predictions else {}
+        keep = {"logits_to_keep": 0} if self.predictions and takes_logits_to_keep(self.model) else {}
         keep |= {} if self.stepped is None else {"stopping_criteria": _every_step(self.stepped)}
-        output = self._call(self.model.generate, inputs=ids, attention_mask=mask, generation_config=config, **keep)
-        stops = {stop} if isinstance(stop, int) else set(stop or [])
-        return [cut_after(row, stops) for row in output[:, ids.shape[1] :].cpu().numpy().astype(np.int32)]
+        output = self._call(write, model=self.model, ids=ids, mask=mask, config=config, **keep)
+        stops, start = set(end_token_ids(self.model)), self._decoder_start()
+        new = output[:, ids.shape[1] if start is None else 1 :].cpu().numpy().astype(np.int32)
+        begun = np.asarray([] if start is None else [start], np.int32)
+        return [np.concatenate([begun, cut_after(row, stops)]) for row in new]
+
+    def _decoder_start(self) -> int | None:
+        """What the decoder of an encoder-decoder model reads first; None for a decoder alone."""
+        if not getattr(config_of(self.model), "is_encoder_decoder", False):
+            return None
+        return decoder_start_id(self.model)
+
+    def generation_config(self) -> Any:
+        """How the model writes: greedily, but for the options that were asked for."""
+        return generation_config(
+            self.model, max_new_tokens=self.max_new_tokens, pad_token_id=self._pad_id, options=self.generation
+        )
+
+    def written(self) -> dict[str, Any]:
+        """How the model writes, JSON-able, for the run; empty where it only reads."""
+        if not self.max_new_tokens:
+            return {}
+        left = left_aside(self.model)
+        return {**used(self.generation_config()), **({"checkpoint_options_not_used": left} if left else {})}
 
     @property
     def notes(self) -> list[str]:
@@ -100,10 +169,19 @@ class Feeder:
         for report in self.recorder.report.layers:
             for word in report.words:
                 words.setdefault(word, []).append(report.layer)
+            if self.settings.scoring.get(report.layer, "") is None:
+                words.setdefault(NO_SCORES, []).append(report.layer)
+        return self._said(words)
+
+    def _said(self, words: dict[str, list[int]]) -> list[str]:
         layers = {
             word: f"layer{'s' if len(found) > 1 else ''} {','.join(map(str, found))}" for word, found in words.items()
         }
-        return [f"{where}: {word}" for word, where in layers.items()]
+        missing = [self.predictions.why_not] if self.predictions else []
+        if getattr(config_of(self.model), "is_encoder_decoder", False):
+            missing.append("the encoder's layers have routing for the prompt, the decoder's for what follows it")
+        writing = [words_of(left_aside(self.model))] if self.max_new_tokens else []
+        return [*(f"{where}: {word}" for word, where in layers.items()), *filter(None, [*missing, *writing])]
 
     @property
     def _pad_id(self) -> int:
@@ -163,22 +241,29 @@ def feeder(
     """A Feeder whose hooks, and interventions, are on the model exactly as long as the block runs."""
     from probes.capture import capture
     from probes.capture.predictions import Predictions
+    from probes.families.parameters import scoring_of
     from probes.steering import active, steer
 
+    predictions = Predictions(model) if "predictions" in options.capture else None
     with contextlib.ExitStack() as stack:
         if interventions:
             stack.enter_context(steer(model, interventions, tokenizer=tokenizer))
         steering = active(model)
         recorder = stack.enter_context(capture(model, wanted(options)))
-        watching = stack.enter_context(Predictions(model)) if "predictions" in options.capture else None
+        watching = None if predictions is None else stack.enter_context(predictions)
         settings = RowSettings(
             routers=recorder.routers,
             slots={} if steering is None else steering.widths,
-            scoring={layer: gating.get("score", "softmax") for layer, gating in recorder.gating_parameters.items()},
+            scoring={layer: scoring_of(gating) for layer, gating in recorder.gating_parameters.items()},
             keep=frozenset(options.capture),
             logit_rate=options.logit_rate,
             output_rate=options.output_rate,
             seed=options.seed,
             token_texts=TokenTexts(tokenizer),
         )
-        yield Feeder(model, tokenizer, recorder, watching, settings, options.max_new_tokens, steering)
+        feed = Feeder(
+            model, tokenizer, recorder, watching, settings, options.max_new_tokens, steering, options.generation
+        )
+        if wrappers(model):
+            feed.try_out()
+        yield feed

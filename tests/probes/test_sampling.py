@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from probes.analysis import analyze, save
 from probes.errors import UsageError
+from probes.metrics import discover
 from probes.sampling import sampled
+from store import database
 from store.trace import open_trace
 from tests.app.traces import Shape, write_trace
 
@@ -88,6 +92,55 @@ def test_what_was_saved_is_taken(tmp_path):
     assert list(table) == list(kept)
     assert sampled(trace, "srp", most_rows=ROWS, segment_length=8).sample.values == "sample"
     assert sampled(trace, "srp", most_rows=ROWS, segment_length=4, layers="0").sample.values == "sample"
+
+
+def basis_of(path, **asked):
+    return sampled(path, "srp", most_rows=ROWS, segment_length=4, **asked).sample.values
+
+
+def test_what_was_saved_of_other_data_is_not_taken(tmp_path):
+    path = write_trace(tmp_path / "t.duckdb", SHAPE)
+    save(path, analyze(path, "srp", segment_length=4))
+    assert basis_of(path) == "saved"
+    for change in ("n_tokens = n_tokens + 1", 'provenance = \'{"fingerprint": "another"}\''):
+        with database.writing(path) as con:
+            con.execute(f"UPDATE raw.runs SET {change}")
+        assert basis_of(path) == "sample", change
+    save(path, analyze(path, "srp", segment_length=4))
+    assert basis_of(path) == "saved"
+    with database.writing(path) as con:
+        con.execute("UPDATE raw.labels SET label = 'renamed' WHERE label_id = 0")
+    assert basis_of(path) == "sample"
+
+
+def test_what_was_saved_by_other_code_is_not_taken(tmp_path, monkeypatch):
+    path = write_trace(tmp_path / "t.duckdb", SHAPE)
+    save(path, analyze(path, "srp", segment_length=4))
+    metric = discover()["srp"]
+    monkeypatch.setitem(discover(), "srp", replace(metric, table=lambda *args: metric.table(*args)))
+    assert basis_of(path) == "sample"
+    monkeypatch.undo()
+    assert basis_of(path) == "saved"
+    monkeypatch.setattr("probes.metrics.code._shared", lambda: "another version of what metrics share")
+    assert basis_of(path) == "sample"
+
+
+def test_what_was_saved_without_a_basis_is_not_taken(tmp_path):
+    path = write_trace(tmp_path / "t.duckdb", SHAPE)
+    save(path, analyze(path, "srp", segment_length=4))
+    with database.writing(path) as con:
+        con.execute("DELETE FROM raw.result_bases")
+    assert basis_of(path) == "sample"
+
+
+def test_the_run_compared_with_counts_too(tmp_path):
+    paths = [write_trace(tmp_path / name, SHAPE) for name in ("a.duckdb", "b.duckdb")]
+    asked = {"against": 1, "against_trace": str(paths[1])}
+    save(paths[0], analyze(paths[0], "router_saturation", **asked))
+    assert sampled(paths[0], "router_saturation", most_rows=ROWS, **asked).sample.values == "saved"
+    with database.writing(paths[1]) as con:
+        con.execute("UPDATE raw.runs SET provenance = '{}'")
+    assert sampled(paths[0], "router_saturation", most_rows=ROWS, **asked).sample.values == "sample"
 
 
 def test_sequences_that_are_not_there(trace):

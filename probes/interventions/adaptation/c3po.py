@@ -6,6 +6,7 @@ what lowers the neighbours' loss when it is put in their place ("gradient"). Not
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,13 +17,14 @@ from weakref import WeakKeyDictionary
 import torch
 
 from probes.capture.check import self_test
+from probes.capture.within import device_of
 from probes.errors import UsageError
 from probes.interventions.adaptation.examples import Batch, Example, batch_of, batches, read_examples
 from probes.interventions.adaptation.frozen import frozen
 from probes.interventions.adaptation.losses import forward_inputs, next_token_loss
 from probes.interventions.adaptation.pathways import Switch, embed, logits_of, scores_of, switched
 from probes.interventions.decoding.base import Learner
-from probes.interventions.decoding.prompt import padding_id, refuse
+from probes.interventions.decoding.prompt import decoder_of, padding_id
 from probes.steering import active
 
 AT_ONCE = 32  # references in one pass
@@ -56,7 +58,7 @@ def references(
               hidden state otherwise
     UsageError where none is answered correctly.
     """
-    refuse(model)
+    model = decoder_of(model)
     found = read_examples(examples, tokenizer, end)
     with switched(model, (), "all") as switch:
         parts = [
@@ -202,12 +204,13 @@ def last_layers(model: Any, count: int) -> tuple[int, ...]:
 def known_references(model: Any, source: Any, tokenizer: Any) -> References:
     """`source` as it is, or what the file it names holds; remembered for a model as it is now."""
     from probes.prompts import read_prompts
+    from probes.recording.fingerprints import settings_fingerprint, weights_fingerprint
 
     if isinstance(source, References):
         return source
     steering = active(model)
-    weights = hash(tuple(parameter.data_ptr() for parameter in model.parameters()))
-    state = (str(source), Path(source).stat().st_mtime_ns if Path(source).exists() else 0, weights)
+    content = hashlib.sha256(Path(source).read_bytes()).hexdigest() if Path(source).is_file() else ""
+    state = (str(source), content, weights_fingerprint(model), settings_fingerprint(model))
     key = (*state, "" if steering is None else " ".join(map(str, steering.specs)))
     remembered = _KNOWN.get(model)
     if remembered is None or remembered[0] != key:
@@ -229,4 +232,4 @@ def _unit(vectors: torch.Tensor) -> torch.Tensor:
 
 
 def _device(model: Any) -> Any:
-    return model.get_input_embeddings().weight.device
+    return device_of(model)

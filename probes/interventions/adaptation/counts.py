@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from probes.capture.head import last_only
 from probes.capture.recorder import capture
 from probes.capture.want import Want
+from probes.capture.within import device_of, language_model
 from probes.interventions.adaptation.examples import Example, batches
 from probes.interventions.decoding.prompt import padding_id
 from probes.metrics.bootstrap import RESAMPLES, SEED, Weights, interval
@@ -21,12 +23,13 @@ AT_ONCE = 32
 def chosen_counts(model: Any, examples: Sequence[Example]) -> dict[int, np.ndarray]:
     """layer -> int [N, E]: tokens of each example, prompt and target, that chose each expert."""
     want = Want(logits=False, weights=False, norms=False)
-    device = model.get_input_embeddings().weight.device
+    model = language_model(model)
+    device = device_of(model)
     parts: dict[int, list[np.ndarray]] = {}
     with capture(model, want) as recorder:
         experts = {router.layer: router.num_experts for router in recorder.routers}
         for batch in batches(examples, AT_ONCE, padding_id(model), device):
-            model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False)
+            model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False, **last_only(model))
             (forward,) = recorder.take()
             for layer, routing in forward.routing.items():
                 counted = _counted(routing.experts, forward.mask, experts[layer])

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from probes.capture.within import language_model
 from probes.errors import ProbeError
 
 
@@ -35,7 +36,7 @@ def frozen(model: Any) -> Iterator[None]:
 @contextmanager
 def applied(model: Any, values: dict[str, Any]) -> Iterator[None]:
     """`model` with other values of the named parameters; their own storage is put back, so nothing is rounded."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    parameters = dict(language_model(model).named_parameters(remove_duplicate=False))
     before = {name: parameters[name].data for name in values}
     try:
         for name, value in values.items():

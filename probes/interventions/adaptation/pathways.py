@@ -15,6 +15,7 @@ from probes.families.layout import Point
 from probes.interventions.adaptation.losses import forward_inputs, sequences
 from probes.interventions.site import Site
 from probes.interventions.spec import Scope, Spec
+from probes.scores import UNKNOWN
 from probes.steering import steer
 
 
@@ -55,7 +56,9 @@ def switched(model: Any, layers: tuple[int, ...], phase: str = "prefill") -> Ite
 
 
 def scores_of(z: torch.Tensor, scoring: str) -> torch.Tensor:
-    """What the family makes of logits z [..., E]: scores p."""
+    """What the family makes of logits z [..., E]: scores p. ProbeError where that is not known."""
+    if scoring == UNKNOWN:
+        raise ProbeError("how this model's routers make scores of their logits is not known, so none can be learned")
     if scoring == "sigmoid":
         return z.sigmoid()
     return torch.nn.functional.softplus(z).sqrt() if scoring == "sqrtsoftplus" else z.softmax(-1)

@@ -18,7 +18,7 @@ from probes.errors import UsageError
 from probes.interventions.adaptation.frozen import frozen
 from probes.interventions.adaptation.losses import forward_inputs, next_token_loss, predicted, sequences
 from probes.interventions.decoding.base import Learner
-from probes.interventions.decoding.prompt import read_prompt
+from probes.interventions.decoding.prompt import decoder_of, read_prompt
 from probes.interventions.site import Site
 from probes.interventions.spec import Scope, Spec
 from probes.steering import steer
@@ -133,6 +133,7 @@ def learn_vectors(
     """Vectors that lower the next-token loss of `inputs` (ids, or what a tokenizer gives; padding on the left), one set
     for all of them, as a spec to keep, steer and share. The model is as it was. UsageError for a prompt of one token.
     """
+    model = decoder_of(model)
     prompt = read_prompt(model, inputs)
     if not bool(predicted(prompt.mask).any()):
         raise UsageError("there is nothing to learn from prompts of one token")

@@ -17,7 +17,7 @@ from probes.interventions.adaptation.examples import read_examples
 from probes.interventions.adaptation.frozen import applied
 from probes.interventions.adaptation.trainable import expert_places, router_places, trainable
 from probes.interventions.adaptation.training import train
-from probes.interventions.decoding.prompt import refuse
+from probes.interventions.decoding.prompt import decoder_of
 
 BY = ("difference", "after")
 
@@ -69,7 +69,7 @@ def router_tuning(
     lr, epochs, batch_size, AdamW with warm-up and cosine as in the paper's code (there rank 8, scale 32)
     ProbeError for a model whose routers hold no parameters.
     """
-    refuse(model)
+    model = decoder_of(model)
     found = read_examples(examples, tokenizer, end)
     made = trainable(model, router_places(model), rank, scale, seed)
     before = chosen_counts(model, found)
@@ -98,7 +98,7 @@ def expert_tuning(
 
     ProbeError for a model whose experts are not stored one by one; UsageError for experts that are not there.
     """
-    refuse(model)
+    model = decoder_of(model)
     found = read_examples(examples, tokenizer, end)
     places = expert_places(model, {int(layer): tuple(dict.fromkeys(ids)) for layer, ids in experts.items()})
     values, losses = train(

@@ -94,7 +94,7 @@ INTERVENTION = Intervention(
     ),
     assign=assign,
     drops=True,
-    needs=("logits",),
+    needs=("logits", "scores"),
     per_pass=True,
     neutral={"gamma": 1e6},
     example={"gamma": 0.5},

@@ -31,7 +31,7 @@ INTERVENTION = Intervention(
     assign=assign,
     width=lambda options, top_k, num_experts: num_experts,
     drops=True,
-    needs=("logits",),
+    needs=("logits", "scores"),
     per_pass=True,
     notes="Not causal: whether an expert takes a token depends on the tokens after it and on the rest of the batch, "
     "so likelihoods of a text under it are not those of a model that could write the text. A single token being "

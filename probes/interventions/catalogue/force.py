@@ -26,6 +26,7 @@ INTERVENTION = Intervention(
     source="selection override",
     shows="the named experts in every token's choice",
     named="experts",
+    sized=("experts",),
     key=key,
     check=check,
 )

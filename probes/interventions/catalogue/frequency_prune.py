@@ -12,18 +12,20 @@ def assign(site: Site, options: Options, ids: Any, weights: Any) -> tuple[Any, A
     assert site.forward is not None
     if site.forward.phase == "decode":
         return ids, weights
-    rare = _rare(site, options["alpha"], ids, site.real(ids)[:, None] & (weights != 0))
+    read = site.real(ids) & ~site.forward.decoded.to(ids.device)
+    rare = _rare(site, options["alpha"], ids, read, weights != 0)
     left = weights.masked_fill(rare, 0.0)
     return ids, renormalized(left, weights) if options["renormalize"] else left
 
 
-def _rare(site: Site, alpha: float, ids: Any, live: Any) -> Any:
-    """bool [T, k]: slots of experts that the token's sequence chose fewer than α·T·k/E times."""
+def _rare(site: Site, alpha: float, ids: Any, read: Any, used: Any) -> Any:
+    """bool [T, k]: slots of experts that the token's sequence chose fewer than α·T·k/E times, of its tokens `read`."""
+    live = read[:, None] & used
     sequence = site.sequence(ids)
     cell = sequence[:, None] * site.num_experts + ids.long()
     cells = (int(sequence.max()) + 1) * site.num_experts
     count = cell.new_zeros(cells).scatter_add_(0, cell.reshape(-1), live.long().reshape(-1))
-    tokens = cell.new_zeros(cells // site.num_experts).scatter_add_(0, sequence, site.real(ids).long())
+    tokens = cell.new_zeros(cells // site.num_experts).scatter_add_(0, sequence, read.long())
     fair = tokens.double() * ids.shape[1] / site.num_experts
     return live & (count[cell] < alpha * fair[sequence][:, None])
 

@@ -144,6 +144,7 @@ INTERVENTION = Intervention(
     "their mean, s times as large, or of the stand-in",
     named="experts",
     naming=("means", "members"),
+    receives="to",
     options=(
         Option("mode", str, "zero", "what their output becomes", MODES),
         Option("factor", finite, 1.0, "s, what it is multiplied by (scale)"),

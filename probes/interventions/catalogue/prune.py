@@ -22,6 +22,7 @@ INTERVENTION = Intervention(
     named="experts",
     key=key,
     keeps=True,
+    sized=("experts",),
     aliases={"keep": "experts"},
     notes="As `ban` of all others: logits and scores stay. Layers for which no expert is named keep all. Several lists "
     "act together: what all of them name is left.",

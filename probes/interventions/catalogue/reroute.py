@@ -37,6 +37,7 @@ INTERVENTION = Intervention(
     source="activation patching of routing; weights stay those of the router",
     shows="count 0 for the named experts; their weight with the expert they were sent to, in the first layer edited",
     named="experts",
+    receives="to",
     options=(Option("to", int, None, "the expert that gets the slots", low=0),),
     assign=assign,
     check=check,

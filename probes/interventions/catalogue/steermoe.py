@@ -56,6 +56,7 @@ INTERVENTION = Intervention(
     shows="the activated experts in every choice, in the first layer edited; the deactivated ones nowhere while k "
     "others are left",
     naming=("activate", "deactivate"),
+    sized=("activate",),
     options=(
         Option("activate", experts, (), "experts to lift, best first, as in 3.7+5.1 (layer.expert)"),
         Option("deactivate", experts, (), "experts to put last"),

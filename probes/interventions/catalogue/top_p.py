@@ -31,7 +31,7 @@ INTERVENTION = Intervention(
     assign=assign,
     width=lambda options, top_k, num_experts: num_experts,
     drops=True,
-    needs=("logits",),
+    needs=("logits", "scores"),
     example={"p": 0.9},
     notes="Probabilities are the softmax of the logits, or the family's own scores over their sum. The choice made "
     "before is not looked at, so a `ban` before it has no effect (a `mask` has); a family's scaling of its weights, "

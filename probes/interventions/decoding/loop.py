@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from probes.capture.stage import prompt_of
 from probes.errors import UsageError
 from probes.interventions.decoding.base import Decoded, Learner, Plan, parse_strategy
-from probes.interventions.decoding.prompt import Prompt, end_ids, padding_id, read_prompt
+from probes.interventions.decoding.prompt import Prompt, decoder_of, end_ids, padding_id, read_prompt
 from probes.interventions.decoding.runner import Runner
 from probes.interventions.decoding.written import Written
 from probes.steering import active, steer
@@ -46,7 +47,7 @@ def decode(
                all N tokens of it; its log-probabilities and scores are those of these tokens
     Works inside `probes.steer`. UsageError for what does not fit; ProbeError for a model that is no decoder.
     """
-    plan = parse_strategy(strategy)
+    plan, model = parse_strategy(strategy), decoder_of(model)
     if max_new_tokens < 0 or not temperature > 0:
         raise UsageError("max_new_tokens must be at least 0 and temperature above 0")
     prompt, ends = read_prompt(model, inputs), end_ids(model, tuple(stop))
@@ -59,6 +60,8 @@ def decode(
         learner = stack.enter_context(_learning(model, plan, tokenizer))
         run = _Run(model, plan, prompt, learner, use_cache, stack)
         written = Written(prompt, ends, padding_id(model), keep_scores)
+        if learner is None:  # one that learns reads what was written once more, as a text
+            stack.enter_context(prompt_of(model, prompt.ids.shape[1]))
         for step in range(max_new_tokens):
             scores = run.scores(step, written)
             written.add(draw(scores), scores)

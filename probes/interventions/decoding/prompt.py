@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from probes.capture.stage import virtual_tokens
+from probes.capture.within import chain, device_of, language_model
 from probes.errors import ProbeError, UsageError
 
 
@@ -26,11 +28,11 @@ class Prompt:
 
 def read_prompt(model: Any, inputs: Any) -> Prompt:
     """The prompts in `inputs` on the model's device. UsageError where they are empty or padded on the right."""
-    refuse(model)
+    model = decoder_of(model)
     given = inputs if isinstance(inputs, Mapping) or hasattr(inputs, "keys") else {"input_ids": inputs}
     if given.get("input_ids") is None:
         raise UsageError("decoding takes input_ids, as a tokenizer returns them")
-    device = model.get_input_embeddings().weight.device
+    device = device_of(model)
     ids = torch.as_tensor(given["input_ids"]).to(device)
     ids = ids[None] if ids.ndim == 1 else ids
     mask = given.get("attention_mask")
@@ -41,13 +43,21 @@ def read_prompt(model: Any, inputs: Any) -> Prompt:
     return Prompt(ids, mask)
 
 
-def refuse(model: Any) -> None:
-    """ProbeError for a model that does not write text from left to right."""
+def decoder_of(model: Any) -> Any:
+    """The model that writes text from left to right, inside of what is wrapped around it. ProbeError for any other.
+
+    Passes are then made by us, so that what a wrapper does beside them (a value head, a merged output) does not matter.
+    """
+    virtual = max(virtual_tokens(module) for module in chain(model))
+    if virtual:
+        raise ProbeError(f"{virtual} virtual tokens stand before the text (prompt tuning); this needs the model alone")
+    model = language_model(model)
     name = type(model).__name__
     if getattr(model.config, "is_encoder_decoder", False):
         raise ProbeError(f"{name} has an encoder and a decoder; these decoding strategies are for decoders alone")
     if not getattr(model, "can_generate", lambda: False)():
         raise ProbeError(f"{name} does not generate text, so there is nothing to decode")
+    return model
 
 
 def end_ids(model: Any, stop: Iterable[int | Sequence[int]]) -> tuple[tuple[int, ...], ...]:

@@ -1,5 +1,7 @@
 """The Consistency page: SRP and hit rates as the metrics give them, and a planner whose sums can be done by hand."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,9 +9,10 @@ import pytest
 from app import charts
 from app.tables import planner
 from probes.analysis import analyze
+from store import database
 from store.trace import open_trace
 from tests.app.conftest import shown
-from tests.app.traces import Shape, open_writer, recording_trace
+from tests.app.traces import Shape, open_writer, recording_trace, write_trace
 
 GIB = 2**30
 
@@ -129,3 +132,45 @@ def test_figures(theme):
     assert [line.line.dash for line in lines] == ["dot", "solid", "dash"]
     frame = planner.curve(RATES, np.array([2.0, 2.0]), 4, 10).assign(policy="LRU")
     assert "nothing is moved" in charts.budget_curve(frame, theme, budget=1e9, all_experts=80).to_json()
+
+
+def with_sizes(path, told):
+    """A trace whose provenance tells the bytes of an expert."""
+    write_trace(path, Shape(layers=2))
+    with database.writing(path) as con:
+        con.execute("UPDATE raw.runs SET provenance = ?", [json.dumps({"expert_bytes": told})])
+    return path
+
+
+def test_the_planner_takes_the_recorded_size(open_page, tmp_path):
+    told = {"loaded": {"0": 48 * 1024, "1": 48 * 1024}, "stored": {"0": 24 * 1024, "1": 24 * 1024}}
+    test = open_page([with_sizes(tmp_path / "t.duckdb", told)], "consistency")
+    assert not test.exception
+    box = test.number_input(key="pick_expert_mib")
+    assert box.value == pytest.approx(48 / 1024, rel=1e-5)
+    assert "48.0 KiB as loaded, 24.0 KiB in the checkpoint" in box.help
+    everything = 2 * 16 * 48 * 1024 / GIB
+    assert f"all experts: {everything:.3g} GiB"[:20] in shown(test)
+    budget = float(f"{everything / 2:.2g}") * GIB
+    assert f"hold {int(budget // (2 * 48 * 1024))} of 16 experts in each of 2 layers" in shown(test)
+
+
+def test_the_planner_asks_where_the_size_is_not_known(open_page, traces):
+    test = open_page([traces["plain"]], "consistency")
+    assert test.number_input(key="pick_expert_mib").value is None
+    assert "was not recorded" in shown(test)
+    assert "32 experts are 8 of 16 experts in each of 4 layers" in shown(test)
+    assert "KiB" not in alt_of(test)["chart_budget"]
+    known = open_page([traces["plain"]], "consistency", expert_mib=12)
+    assert "was not recorded" not in shown(known)
+
+
+def test_layers_of_different_sizes_by_hand():
+    """Experts of 10 and 30 bytes: 80 bytes hold two in each layer, where 0.5 and 2/3 hit."""
+    sizes = np.array([10.0, 30.0])
+    found = planner.plan(RATES, np.array([2.0, 2.0]), 4, sizes, 80)
+    assert found.cache_size == 2
+    assert found.misses == pytest.approx(2 * 0.5 + 2 / 3)
+    assert found.moved == pytest.approx(10 * 2 * 0.5 + 30 * 2 / 3)
+    assert planner.total(sizes, 2) == 40
+    assert planner.total(10, 2) == 20

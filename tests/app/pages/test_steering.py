@@ -68,7 +68,7 @@ def test_a_link_fills_it_in_and_a_run_shows_both_sides(page):
     test = ask(page(spec="ban:expert=0.1+1.3"))
     assert not test.exception
     text = shown(test)
-    for said in ("What does it write?", "Baseline", "Steered", "random control", "Who was chosen instead?"):
+    for said in ("What does it write?", "Baseline", "Steered", "random control", "Who was chosen instead?", "matched"):
         assert said in text
     code = "\n".join(element.value for element in test.code)
     assert "--intervention ban:experts=0.1+1.3" in code
@@ -181,7 +181,8 @@ def test_evaluation_shows_intervals_beside_controls(page):
     assert "<caption>facts: ban</caption>" in text
     assert "exact match" in text
     assert "random controls" in text
-    assert "(n = 3)" in text  # of them
+    assert "1 load-matched control within 10 % of its load: 7.5 % of 240 assignments; theirs: 7.5 %" in text
+    assert "(n = 1) load-matched" in text
 
 
 @pytest.mark.parametrize("name", ["ensemble", "c3po"])

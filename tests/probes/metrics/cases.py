@@ -105,6 +105,20 @@ def drop_routing(case: Case, where: np.ndarray) -> Case:
     return case
 
 
+def drop_slots(case: Case, rng: np.random.Generator) -> Case:
+    """Some slots lose their expert, in both runs; some tokens lose all of them. The router's k is not the most left."""
+    case = dict(case)
+    for ids, floats in (("experts", ("weights", "output_norm", "output_absmax")), ("other_experts", ())):
+        drop = rng.random(case[ids].shape) < 0.3
+        lost = drop.all(axis=2) & (case[ids] >= 0).all(axis=2)
+        case[ids] = np.where(drop, -1, case[ids])
+        case[ids][lost, 0] = -2
+        for name in floats:
+            case[name] = np.where(case["experts"] < 0, np.nan, case[name])
+    case["top_k"] = int(rng.integers(1, case["experts"].shape[2] + 1))
+    return case
+
+
 def take(case: Case, tokens: np.ndarray) -> Case:
     """The case with these tokens, in this order."""
     return {name: value[tokens] if name in PER_TOKEN else value for name, value in case.items()}

@@ -10,7 +10,7 @@ import pandas as pd
 
 from probes.metrics import function as function_module
 from probes.metrics.registry import Metric
-from tests.probes.metrics.cases import OPTIONS, PER_EXPERT, Case, drop_routing, take
+from tests.probes.metrics.cases import OPTIONS, PER_EXPERT, Case, drop_routing, drop_slots, take
 
 KEYS = [
     "label",
@@ -68,8 +68,8 @@ def _sortable(column: pd.Series) -> pd.Series:
 
 def expert_permutation(f: Any, metric: Metric, case: Case, rng: np.random.Generator) -> None:
     new = rng.permutation(case["num_experts"])
-    moved = {**case, "experts": np.where(case["experts"] < 0, -1, new[case["experts"]])}
-    moved["other_experts"] = new[case["other_experts"]]
+    moved = {**case, "experts": np.where(case["experts"] < 0, case["experts"], new[case["experts"]])}
+    moved["other_experts"] = np.where(case["other_experts"] < 0, case["other_experts"], new[case["other_experts"]])
     for name in ("logits", "other_logits", "expert_norm"):
         moved[name] = np.empty_like(case[name])
         moved[name][:, :, new] = case[name]
@@ -129,6 +129,32 @@ def duplication(f: Any, metric: Metric, case: Case, rng: np.random.Generator) ->
     same(f(**case, **options(metric)), f(**twice, **options(metric)), COUNTS | TIES)
 
 
+def empty_slots(f: Any, metric: Metric, case: Case, rng: np.random.Generator) -> None:
+    """Two more slots, all of them empty, and the empty ones anywhere among the others."""
+    case = drop_slots(case, rng) if "top_k" not in case else case
+    tokens, layers, k = case["experts"].shape
+    places = np.sort(np.argsort(rng.random((tokens, layers, k + 2)), axis=2)[:, :, :k], axis=2)
+    moved = dict(case)
+    for name, empty in (("experts", -1), ("weights", np.nan), ("output_norm", np.nan), ("output_absmax", np.nan)):
+        moved[name] = np.full((tokens, layers, k + 2), empty, case[name].dtype)
+        np.put_along_axis(moved[name], places, case[name], axis=2)
+    moved["other_experts"] = np.pad(case["other_experts"], ((0, 0), (0, 0), (1, 2)), constant_values=-1)
+    same(f(**case, **options(metric)), f(**moved, **options(metric)))
+
+
+AGREE = {"saturation": 1.0, "change_rate": 0.0, "slot_change": 0.0, "changed_share": 0.0, "max_logit_difference": 0.0}
+
+
+def self_agreement(f: Any, metric: Metric, case: Case, rng: np.random.Generator) -> None:
+    case = case | {"other_experts": case["experts"], "other_logits": case["logits"]}
+    summaries = [{"summary": True}] if any(o.name == "summary" for o in metric.options) else []
+    for given in ({}, *summaries):
+        frame = f(**case, **options(metric), **given)
+        assert "changed" not in frame or not len(frame)
+        for name in AGREE.keys() & set(frame.columns):
+            np.testing.assert_allclose(frame[name].dropna(), AGREE[name], atol=1e-12, err_msg=name)
+
+
 def missing(f: Any, metric: Metric, case: Case, rng: np.random.Generator) -> None:
     tokens = np.sort(np.concatenate([np.arange(len(case["experts"])), rng.integers(0, len(case["experts"]), 4)]))
     added = np.append(False, tokens[1:] == tokens[:-1])
@@ -145,4 +171,6 @@ CHECKS: dict[str, Check] = {
     "additivity": additivity,
     "duplication": duplication,
     "missing": missing,
+    "empty_slots": empty_slots,
+    "self_agreement": self_agreement,
 }
