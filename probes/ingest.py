@@ -17,7 +17,7 @@ from probes.importers.npz import Imported, read_npz
 from probes.parsing import place
 from probes.recording.target import check_target
 from probes.routing import NO_EXPERT, RoutingArrays
-from probes.scores import entropy, margin, probabilities
+from probes.scores import UNKNOWN, entropy, margin, probabilities
 from probes.void import ALL_INFINITE, all_infinite
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def import_npz(
     model_config: str | Path | None = None,
     name: str | None = None,
     allow_missing: bool = False,
+    allow_mismatch: bool = False,
 ) -> Ingested:
     """Write the neutral routing file `source` into the trace `out` as a run of its own.
 
@@ -69,7 +70,7 @@ def import_npz(
     started = time.perf_counter()
     check_target(Path(out))
     config = _read_config(model_config)
-    found = read_npz(source, allow_missing=allow_missing)
+    found = read_npz(source, allow_missing=allow_missing, allow_mismatch=allow_mismatch, config=config)
     notes = [*found.notes, *_void_note(found.arrays)]
     run = RunInfo(
         name=name or Path(source).stem,
@@ -107,7 +108,8 @@ def _read_config(path: str | Path | None) -> dict[str, Any]:
         raise ProbeError(f"--model-config {path} is not a readable JSON file ({error})") from error
     if not isinstance(config, dict):
         raise ProbeError(f"--model-config {path} must hold a JSON object")
-    return config | config.get("text_config", {})
+    inner = config.get("text_config")
+    return config | inner if isinstance(inner, dict) else config
 
 
 def _sha256(path: Path) -> str:
@@ -192,11 +194,14 @@ def _rows(found: Imported, index: int, rows: slice) -> LayerRows:
             experts = np.where(void[:, None], NO_EXPERT, experts).astype(experts.dtype)
             given = {name: np.where(void[:, None], np.nan, values) for name, values in given.items()}
         known = ~np.isnan(logits).any(axis=1) & ~void
-        p = probabilities(np.where(known[:, None], logits, 0).astype(np.float64), found.gating)
-        given |= {
-            "logits": logits,
-            "logits_kept": None if known.all() else known,
-            "entropy": np.where(known, entropy(p), np.nan),
-            "margin": np.where(known, margin(p, experts), np.nan),
-        }
+        given |= {"logits": logits, "logits_kept": None if known.all() else known}
+        given |= _scores(found.scoring, logits, known, experts)
     return LayerRows(layer=int(arrays.layers[index]), experts=experts, missing_reason=reason, **given)
+
+
+def _scores(scoring: str, logits: np.ndarray, known: np.ndarray, experts: np.ndarray) -> dict[str, np.ndarray]:
+    """Entropy and margin [T]; NaN in rows without logits, none where it is not known how logits become scores."""
+    if scoring == UNKNOWN:
+        return {}
+    p = probabilities(np.where(known[:, None], logits, 0).astype(np.float64), scoring)
+    return {"entropy": np.where(known, entropy(p), np.nan), "margin": np.where(known, margin(p, experts), np.nan)}

@@ -185,14 +185,21 @@ def _unknown(gating: str) -> bool:
     return gating.partition(":")[0].strip().lower() == "unknown"
 
 
+def _kind(gating: str) -> str:
+    """How scores are made: what stands before the colon, where that says it; rules are called after other steps too."""
+    stated = gating.partition(":")[0].strip().lower()
+    return stated if stated in ("softmax", "sigmoid", "sqrtsoftplus") else gating.lower()
+
+
 def scores_of(logits: np.ndarray, gating: str) -> tuple[np.ndarray, np.ndarray]:
     """Scores float32 [n, E] and what to multiply each row with [n] to make them probabilities.
 
     Softmax over the experts; for sigmoid and sqrt(softplus) gating these scores scaled to sum 1.
     """
-    if "sqrtsoftplus" in gating.lower():
+    kind = _kind(gating)
+    if "sqrtsoftplus" in kind:
         scores = np.sqrt(np.logaddexp(np.float32(0), logits))
-    elif "sigmoid" in gating.lower():
+    elif "sigmoid" in kind:
         with np.errstate(over="ignore"):
             scores = 1 / (1 + np.exp(-logits))
     else:

@@ -69,7 +69,10 @@ def _run_lines(run: dict[str, Any]) -> list[str]:
         ("baseline", f"run {run['baseline_run_id']}" if run["baseline_run_id"] else None),
         ("kept", _short(run["capture"])),
     ]
-    facts += [(f"  {key}", _short(value)) for key, value in (run["provenance"] or {}).items()]
+    provenance = dict(run["provenance"] or {})
+    notes = provenance.pop("notes", None) or []
+    facts += [(f"  {key}", _short(value)) for key, value in provenance.items()]
+    facts += [("note", _printable(str(note))) for note in ([notes] if isinstance(notes, str) else notes)]
     return [f"run {run['run_id']}", *(f"  {key:<13} {value}" for key, value in facts if value not in (None, ""))]
 
 
@@ -112,8 +115,12 @@ def _short(value: Any) -> str | None:
     if value is None:
         return None
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = "".join(c if c.isprintable() else " " for c in text)
+    text = _printable(text)
     return text if len(text) <= 160 else text[:159] + "…"
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def size(n: int) -> str:

@@ -237,6 +237,8 @@ def _group_of(name: str, value: Any) -> tuple[str, dict[str, str]]:
     if name in ("command", "command_line"):
         return "Recording", {}
     title = next((group for group, starts in _GROUPS.items() if any(word in name for word in starts)), "Recording")
+    if name == "notes" and isinstance(value, list):
+        return title, {f"note {i}": _short(note) for i, note in enumerate(value, 1)}
     if isinstance(value, dict):
         return title, {str(key).replace("_", " "): _short(inner) for key, inner in value.items()}
     return title, {name.replace("_", " "): _short(value)}

@@ -14,6 +14,8 @@ from probes.families.layout import GENERIC, Layout
 
 Parameters = dict[str, Any]
 
+CORRECTION_BIAS = "the correction bias (e_score_correction_bias), which is a weight of the model"
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -22,6 +24,8 @@ class Rule:
     choose      (logits [T, E], gating parameters) -> (ids [T, k], weights [T, k]); the slots may come in any order
     recomputes  what `choose` gets right from stored logits alone: "ids and weights", "ids" or "" (nothing)
     defaults    gating parameters that hold for every family of the rule unless the family or the router says otherwise
+    needs       what a choice depends on besides the logits and the model's config, in words ("" = nothing): logits
+                that were recorded elsewhere do not lead to a choice without it
     """
 
     name: str
@@ -30,6 +34,7 @@ class Rule:
     recomputes: str = "ids and weights"
     defaults: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    needs: str = ""
 
     def __call__(self, logits: Any, parameters: Parameters) -> tuple[Any, Any]:
         """Ids and weights that `logits` [T, E] (NumPy or torch) lead to under `parameters`; torch tensors."""
@@ -50,6 +55,7 @@ class Family:
             than the oldest we work with (its issue 48911); found by running the versions before and after
     variant the rule of one router (module) where a family mixes rules; None for the family's own
     limits  what cannot be had from it, and why: "recompute" or "all"
+    unbiased  its routers have no correction bias, although its rule allows for one
     """
 
     name: str
@@ -63,6 +69,7 @@ class Family:
     variant: Callable[[Any], Rule | None] = lambda router: None
     limits: Mapping[str, str] = field(default_factory=dict)
     notes: str = ""
+    unbiased: bool = False
 
 
 def as_tensor(values: Any) -> Any:

@@ -21,4 +21,5 @@ RULE = Rule(
     recomputes="weights",
     defaults={"score": "sqrtsoftplus", "normalise": True, "normalise_eps": 1e-20},
     source="hash layers, arXiv 2106.04426; transformers, deepseek_v4",
+    needs="the table that leads from token ids to experts, which is a weight of the model",
 )

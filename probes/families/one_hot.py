@@ -58,6 +58,7 @@ RULE = Rule(
     formula="p = softmax(z); id = arg max(p); w = p[id]; a token beyond the expert's capacity is dropped",
     choose=choose,
     source="Switch Transformers, arXiv 2101.03961",
+    needs="which tokens came before in the batch: an expert that is full drops tokens",
 )
 
 LAYOUT = OneHot()

@@ -115,6 +115,7 @@ RULE = Rule(
     formula="s(i, j) = z1[i] + z2[j]; ids = top-k(s); w = softmax(s[ids])",
     choose=choose,
     source="PEER, arXiv 2407.04153; Doge, transformers",
+    needs="the logits of the two key sets: a file of one logit per expert does not hold them",
 )
 
 FAMILIES = (

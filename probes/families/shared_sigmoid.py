@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from probes.families.base import Family, Parameters, Rule
+from probes.families.base import CORRECTION_BIAS, Family, Parameters, Rule
 from probes.families.scoring import biased, scores
 
 
@@ -23,6 +23,7 @@ RULE = Rule(
     recomputes="ids",
     defaults={"score": "sigmoid"},
     source="transformers, inkling",
+    needs=CORRECTION_BIAS,
 )
 
 FAMILIES = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from probes.families.base import Family, Parameters, Rule
+from probes.families.base import CORRECTION_BIAS, Family, Parameters, Rule
 from probes.families.scoring import biased, finished, limit_to_groups, scores
 
 
@@ -20,6 +20,7 @@ RULE = Rule(
     choose=choose,
     defaults={"score": "sigmoid", "normalise_eps": 1e-20},
     source="DeepSeek-V3, arXiv 2412.19437",
+    needs=CORRECTION_BIAS,
 )
 
 ALWAYS = {"normalise": True}
@@ -43,7 +44,7 @@ FAMILIES = (
     Family("dots1", RULE, official_since="5.19", tiny={"n_shared_experts": 1}),
     Family("dots3_note", RULE),
     Family("exaone_moe", RULE, official_since="5.19"),
-    Family("flint", RULE),
+    Family("flint", RULE, unbiased=True),
     Family("glm4_moe", RULE, official_since="5.19"),
     Family("glm4_moe_lite", RULE, official_since="5.19"),
     Family(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from probes.families.adapted import bare
-from probes.families.base import Family, Parameters, Rule
+from probes.families.base import CORRECTION_BIAS, Family, Parameters, Rule
 from probes.families.layout import Layout, Parts, Point
 from probes.families.scoring import biased
 
@@ -38,6 +38,7 @@ RULE = Rule(
     formula="p = softmax(z over E + 1); id = arg max(p + bias); w = p[id]; the last class means no expert, w = 0",
     choose=choose,
     source="transformers, zaya",
+    needs=CORRECTION_BIAS,
 )
 
 FAMILIES = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from probes.families.base import Family, Parameters, Rule
+from probes.families.base import CORRECTION_BIAS, Family, Parameters, Rule
 from probes.families.layout import Layout, Parts, Point
 from probes.families.scoring import biased, finished, scores
 
@@ -51,6 +51,7 @@ RULE = Rule(
     choose=choose,
     defaults={"score": "softmax"},
     source="auxiliary-loss-free balancing, arXiv 2408.15664",
+    needs=CORRECTION_BIAS,
 )
 
 ERNIE = {"normalise": True}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from probes.families.base import Family, Rule
+from probes.families.base import CORRECTION_BIAS, Family, Rule
 from probes.families.hash import RULE as HASH
 from probes.families.sigmoid_bias import choose
 
@@ -14,6 +14,7 @@ RULE = Rule(
     choose=choose,
     defaults={"score": "sqrtsoftplus", "normalise": True, "normalise_eps": 1e-20},
     source="transformers, deepseek_v4 and inkling2",
+    needs=CORRECTION_BIAS,
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from probes.families.base import Family, Rule
+from probes.families.base import CORRECTION_BIAS, Family, Rule
 from probes.families.topk_softmax import choose
 
 RULE = Rule(
@@ -11,6 +11,7 @@ RULE = Rule(
     choose=choose,
     defaults={"weigh": "sigmoid"},
     source="transformers, kolibri1",
+    needs=CORRECTION_BIAS,
 )
 
 FAMILIES = (Family("kolibri1", RULE),)

@@ -6,6 +6,7 @@ Keys and shapes are the ones of the interface document; what they may not be is 
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,12 @@ from typing import Any
 import numpy as np
 
 from probes.errors import ProbeError, did_you_mean
+from probes.importers.agreement import agreement, choice_line, judged
+from probes.importers.order import order_notes
+from probes.importers.rules import SCORINGS, ImportRule, import_rule, k_note
+from probes.pieces import pieces
 from probes.routing import NO_EXPERT, PER_SLOT, RoutingArrays, packed
+from probes.slot_order import sort_slots
 
 KEYS = (
     "experts",
@@ -35,19 +41,30 @@ KEYS = (
 
 @dataclass(frozen=True)
 class Imported:
-    """What a foreign file held, and what in it deserves a word to the user."""
+    """What a foreign file held, and what in it deserves a word to the user.
+
+    `gating` is stored with every layer, `scoring` is how its logits become scores ("unknown" where that is not known).
+    """
 
     arrays: RoutingArrays
     gating: str
+    scoring: str
     notes: list[str]
     dense_layers: frozenset[int]
 
 
-def read_npz(path: str | Path, *, allow_missing: bool = False) -> Imported:
-    """Read and validate a neutral routing file.
+def read_npz(
+    path: str | Path,
+    *,
+    allow_missing: bool = False,
+    allow_mismatch: bool = False,
+    config: Mapping[str, Any] | None = None,
+) -> Imported:
+    """Read and validate a neutral routing file. Slots come in descending weight, empty ones last.
 
     Raises ProbeError, one line that names the key, for anything the format does not allow.
-    `allow_missing` accepts NaN logits as "not recorded here".
+    `allow_missing` accepts NaN logits as "not recorded here", `allow_mismatch` logits that other ids belong to;
+    `config` is the model's config.json, which tells how logits become scores and a choice.
     """
     data = _load(Path(path))
     notes = [f"ignored unknown key {key!r}{did_you_mean(key, KEYS)}" for key in data if key not in KEYS]
@@ -55,7 +72,8 @@ def read_npz(path: str | Path, *, allow_missing: bool = False) -> Imported:
     logits = _floats(data, "logits", 3)
     num_experts = _num_experts(data, logits)
     _check_nan(logits, allow_missing)
-    experts = _experts(data, logits, num_experts)
+    rule = import_rule(config or {}, _gating(data), logits is not None)
+    experts = _experts(data, logits, num_experts, rule)
     tokens, layers, k = experts.shape
     if tokens != len(sequence_id):
         raise ProbeError(f"sequence_id has {len(sequence_id)} tokens, experts and logits have {tokens}")
@@ -66,7 +84,12 @@ def read_npz(path: str | Path, *, allow_missing: bool = False) -> Imported:
         experts[:, sorted(dense)] = NO_EXPERT
     _check_ids(experts, num_experts, layer)
     per_slot = [_shaped(_floats(data, name, 3), name, (tokens, layers, k)) for name in PER_SLOT]
-    experts, weights, output_norm, output_absmax = packed(experts, *per_slot)
+    packed_ids, weights, output_norm, output_absmax = packed(experts, *per_slot)
+    experts = np.asarray(packed_ids)
+    # Logits as they stand in the file: rounding to 32 bits first could change which of two wins.
+    exact = None if logits is None else _shaped(data["logits"], "logits", (tokens, layers, num_experts))
+    moving = [array for array in (weights, output_norm, output_absmax) if array is not None]
+    order = sort_slots(experts, moving, weights, exact)
     label_names, label = _labels(data, sequence_id)
     arrays = RoutingArrays(
         experts=experts,
@@ -84,8 +107,13 @@ def read_npz(path: str | Path, *, allow_missing: bool = False) -> Imported:
         label_names=label_names,
         router_k=_scalar(data, "k"),
     )
-    notes += _order_note(arrays)
-    return Imported(arrays, _gating(data), notes, dense if k > 1 else frozenset())
+    notes += k_note(config or {}, arrays.top_k)
+    notes += rule.notes + tuple(order_notes(experts, order, weights is not None, exact is not None))
+    if exact is not None and "experts" in data:
+        notes += judged(experts, exact, sequence_id, arrays.top_k, rule, allow_mismatch)
+    elif exact is not None:
+        notes += choice_line(agreement(experts, exact, k, rule), k, rule)
+    return Imported(arrays, rule.gating, rule.scoring, notes, dense if k > 1 else frozenset())
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
@@ -208,7 +236,7 @@ def _check_nan(logits: np.ndarray | None, allow_missing: bool) -> None:
         )
 
 
-def _experts(data: dict[str, np.ndarray], logits: np.ndarray | None, num_experts: int) -> np.ndarray:
+def _experts(data: dict[str, np.ndarray], logits: np.ndarray | None, num_experts: int, rule: ImportRule) -> np.ndarray:
     k = _scalar(data, "k")
     values = data.get("experts")
     if values is None:
@@ -216,8 +244,7 @@ def _experts(data: dict[str, np.ndarray], logits: np.ndarray | None, num_experts
             raise ProbeError("'k' is required when there are no 'experts'")
         if k > num_experts:
             raise ProbeError(f"'k' is {k}, more than the {num_experts} experts")
-        # From the numbers as they stand in the file: rounding to 32 bits first could change which of two wins.
-        return top_k(data["logits"], k)
+        return _chosen(data["logits"], k, rule)
     if values.dtype.kind not in "iu":
         raise ProbeError(f"'experts' must hold integers, got {values.dtype}")
     if values.ndim != 3 or not values.size:
@@ -233,6 +260,21 @@ def _experts(data: dict[str, np.ndarray], logits: np.ndarray | None, num_experts
             f"there are {num_experts} (0…{num_experts - 1})"
         )
     return values.astype(np.int16 if num_experts < 2**15 else np.int32)
+
+
+def _chosen(logits: np.ndarray, k: int, rule: ImportRule) -> np.ndarray:
+    """The choice that logits [T, L, E] alone lead to, [T, L, k]; refused where it depends on more than they hold."""
+    if rule.missing:
+        raise ProbeError(
+            f"'logits' alone do not give this model's choice: it also depends on {rule.missing}. "
+            "Put the chosen 'experts' in the file"
+        )
+    tokens, layers, size = logits.shape
+    out = np.empty((tokens, layers, k), np.int16 if size < 2**15 else np.int32)
+    for part in pieces(tokens, layers * size):
+        rows = logits[part]
+        out[part] = top_k(rule.values(rows.reshape(-1, size)).reshape(rows.shape), k)
+    return out
 
 
 def top_k(logits: np.ndarray, k: int) -> np.ndarray:
@@ -287,19 +329,11 @@ def _labels(data: dict[str, np.ndarray], sequence_id: np.ndarray) -> tuple[tuple
     return tuple(names.tolist()), codes.astype(np.int32)[np.cumsum(starts) - 1]
 
 
-def _gating(data: dict[str, np.ndarray]) -> str:
+def _gating(data: dict[str, np.ndarray]) -> str | None:
     values = _strings(data, "gating")
-    gating = "softmax" if values is None else str(values.reshape(-1)[0])
-    if gating not in ("softmax", "sigmoid"):
-        raise ProbeError(f"'gating' must be softmax or sigmoid, got {gating!r}")
+    if values is None:
+        return None
+    gating = str(values.reshape(-1)[0]) if values.size else ""
+    if gating not in SCORINGS:
+        raise ProbeError(f"'gating' must be softmax or sigmoid (or sqrtsoftplus), got {gating!r}")
     return gating
-
-
-def _order_note(arrays: RoutingArrays) -> list[str]:
-    if arrays.weights is None or arrays.top_k < 2:
-        return []
-    rising = (arrays.weights[:, :, 1:] > arrays.weights[:, :, :-1]).any(axis=2)
-    if not rising.any():
-        return []
-    share = 100 * float(rising.mean())
-    return [f"weights are not in descending order in {share:.1f} % of rows; kept in the order given"]

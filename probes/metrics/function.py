@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from probes.metrics.chunk import MOMENTS, WEIGHTS, About, PairedArrays, cut, seq
 from probes.metrics.registry import Metric
 from probes.metrics.run import run
 from probes.routing import LOST, NO_EXPERT, PER_SLOT, RoutingArrays, packed
+from probes.slot_order import sort_slots
 from probes.void import cleared
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ PER_TOKEN_LAYER = (
 )
 PER_EXPERT = ("logits", "other_logits", "expert_norm")
 SCORES = ("softmax", "sigmoid", "sqrtsoftplus", "unknown")
+RANK_OPTIONS = ("adjacent_rank",)  # they make a metric look at the order of the slots, which it does not do otherwise
 _CHUNK_CELLS = 16_000_000
 
 
@@ -207,6 +210,23 @@ def _packed(ids: np.ndarray, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray,
     return ids, arrays | more
 
 
+def _by_weight(arrays: RoutingArrays) -> RoutingArrays:
+    """Slots in descending weight, where weights are given: ids sorted by number have no first choice."""
+    weights = arrays.weights
+    if weights is None or not (weights[..., 1:] > weights[..., :-1]).any():
+        return arrays
+    moving: dict[str, Any] = {
+        name: np.array(getattr(arrays, name)) for name in PER_SLOT if getattr(arrays, name) is not None
+    }
+    ids = np.array(arrays.experts)
+    sort_slots(ids, list(moving.values()), moving["weights"], None)
+    return replace(arrays, experts=ids, **moving)
+
+
+def _looks_at_ranks(metric: Metric, options: Mapping[str, Any]) -> bool:
+    return "rank_order" not in metric.laws or any(options.get(name) for name in RANK_OPTIONS)
+
+
 def _trimmed(ids: Any, *values: Any) -> tuple[Any, ...]:
     used = np.flatnonzero((ids != NO_EXPERT).any(axis=(0, 1)))
     last = int(used[-1]) + 1 if len(used) else 1
@@ -241,6 +261,7 @@ def make_function(metric: Metric) -> Callable[..., pd.DataFrame]:
         scores = arrays.pop("scores", None) or "softmax"
         given = {names.get(name, name): value for name, value in given.items()}
         routing = routing_arrays(experts, sequence_id, num_experts, **arrays)
+        routing = _by_weight(routing) if _looks_at_ranks(metric, given) else routing
         return run(metric, ArraysSource(routing, scores), given, **common)
 
     function.__name__ = function.__qualname__ = metric.name

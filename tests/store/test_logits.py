@@ -80,3 +80,19 @@ def test_router_logits_view(tmp_path):
     )
     chosen = (experts[:, :, None] == np.arange(16)).any(axis=1)
     np.testing.assert_array_equal(frame.chosen.to_numpy().reshape(-1, 16), chosen)
+
+
+def test_the_stated_kind_of_scores_comes_before_the_name_of_the_rule():
+    """kolibri1 is stored as "softmax: topk_sigmoid", deepseek_v4 with sigmoid as "sigmoid: sqrtsoftplus_bias"."""
+    z = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
+    softmax = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    sigmoid = 1 / (1 + np.exp(-z))
+    root = np.sqrt(np.log1p(np.exp(z)))
+    for gating, expected in {
+        "softmax: topk_sigmoid": softmax,
+        "sigmoid: sqrtsoftplus_bias": sigmoid / sigmoid.sum(1, keepdims=True),
+        "sqrtsoftplus: sqrtsoftplus_bias": root / root.sum(1, keepdims=True),
+        "softmax": softmax,
+    }.items():
+        scores, share = scores_of(z, gating)
+        assert np.allclose(scores * share[:, None], expected, atol=1e-6), gating
