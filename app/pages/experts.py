@@ -239,14 +239,21 @@ def _partners(here: Here, layer: int, expert: int, experts: int) -> None:
         ui.section("With whom is it chosen?", "One expert per token: it is always alone.")
         return
     table, sample = data.analysis(here.trace, here.run_id, "coactivation", layers=(layer,))
-    mine = table[(table["expert"] == expert) & (table["n_ij"] > 0)].sort_values("npmi", ascending=False, kind="stable")
+    mine = table[(table["expert"] == expert) & (table["n_ij"] > 0)]
+    mine = mine.sort_values("npmi_distinct", ascending=False, kind="stable")
     ui.section("With whom is it chosen?", words.partners(mine))
     rows = [
-        [cells.expert(layer, int(r.other), experts), percent(r.conditional), f"{number(r.lift)}×", number(r.npmi)]
+        [
+            *(cells.expert(layer, int(r.other), experts), percent(r.conditional)),
+            *(f"{number(r.lift_distinct)}×", number(r.npmi_distinct)),
+        ]
         for r in mine.head(PARTNERS).itertuples()
     ]
     ui.html(cells.table(["partner", "#of its tokens", "#against chance", "#nPMI"], rows))
-    ui.quiet(f"Of its tokens: the share that also choose the partner. {words.sample(sample).capitalize()}.")
+    ui.quiet(
+        f"Of its tokens: the share that also choose the partner. {words.sample(sample).capitalize()}. Chance: "
+        f"{words.CHANCE_OF_PAIRS}"
+    )
 
 
 def _alike(here: Here, layer: int, expert: int, experts: int) -> None:

@@ -119,17 +119,18 @@ def together(pair: Any, where: str) -> Iterator[Finding]:
     """Two experts of a layer that go together. `pair`: a row of coactivation."""
     text = (
         f"Experts {pair['expert']:.0f} and {pair['other']:.0f} of layer {pair['layer']:.0f} are chosen together "
-        f"{number(pair, 'lift', 1)} times as often as by chance: {int(pair['n_ij']):,} of {int(pair['n_tokens']):,} "
-        f"tokens (nPMI {pair['npmi']:.2f})."
+        f"{number(pair, 'lift_distinct', 1)} times as often as by chance: {int(pair['n_ij']):,} of {int(pair['n_tokens']):,} "
+        f"tokens (nPMI {pair['npmi_distinct']:.2f}). Chance: as many distinct experts per token, drawn with these loads."
     )
-    fields = measured(pair, "lift", "times chance")
+    fields = measured(pair, "lift_distinct", "times chance")
     yield Finding("Experts that go together", text, f"probe analyze coactivation {where}", **fields)
 
 
 def strongest_pair(coactivation: Any) -> Any:
     """The row with the highest nPMI, which unlike lift is not led by pairs seen once; None without pairs."""
     seen = coactivation[(coactivation["n_ij"] > 0) & (coactivation["expert"] < coactivation["other"])]
-    return seen.loc[seen["npmi"].idxmax()] if len(seen) else None
+    seen = seen[seen["npmi_distinct"].notna()]
+    return seen.loc[seen["npmi_distinct"].idxmax()] if len(seen) else None
 
 
 def distances(distance: Any, where: str) -> Iterator[Finding]:
