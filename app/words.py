@@ -11,6 +11,8 @@ from app.formats import count, number, percent, plural
 if TYPE_CHECKING:
     from probes.sampling import Sample
 
+CHANCE_OF_PAIRS = "each token draws as many different experts as it has, so that each expert keeps its load."
+
 
 def load(frame: pd.DataFrame) -> str:
     """Which expert carries the most, and how many were never chosen. `frame`: layer, expert, count, ratio."""

@@ -85,7 +85,7 @@ def test_certainty_and_its_interval(trace: Path) -> None:
 
 def test_lift_and_its_interval(trace: Path, found: dict[str, Finding]) -> None:
     fact, pairs = found["coactivation"], analyze(trace, "coactivation")
-    assert fact.value == pytest.approx(pairs.loc[pairs["npmi"].idxmax(), "lift"])
+    assert fact.value == pytest.approx(pairs.loc[pairs["npmi_distinct"].idxmax(), "lift_distinct"])
     assert fact.ci_low is not None
     assert fact.ci_low < fact.value < fact.ci_high
 
