@@ -70,8 +70,8 @@ def tie_graph(
 ) -> go.Figure:
     """Experts on a circle, in `order`; a curve for each tie, thicker where it is stronger, in `STRENGTHS` steps.
 
-    `ties`: expert, other, npmi_distinct, n_ij, each pair once; `load`: expert, share. With an expert `chosen` only its ties are
-    in colour.
+    `ties`: expert, other, npmi_distinct, n_ij, each pair once; `load`: expert, share. With an expert
+    `chosen` only its ties are in colour.
     """
     import plotly.graph_objects as go
 

@@ -135,8 +135,7 @@ def _depth(best: pd.DataFrame, labels: list[str]) -> None:
 
 @ui.part
 def _vocabulary(here: Here, layer: int) -> None:
-    sequences, n_tokens = data.drawn(here.trace, here.run_id, VOCABULARY_SAMPLE * len(here.layers))
-    table = data.ask(here.trace, "token_experts", here.run_id, layer, tuple(sequences), 1, 1_000_000)
+    table = data.ask(here.trace, "token_experts", here.run_id, layer, None, 1, 1_000_000)
     if len(table) and table["token"].isna().all() and table["token_id"].isna().all():
         ui.section(VOCABULARY)
         ui.note("Neither the text nor the ids of the tokens are in this trace.")
@@ -180,14 +179,10 @@ def _vocabulary(here: Here, layer: int) -> None:
                 ),
                 (
                     "n",
-                    f"= {plural(n_tokens, 'token')} of {count(here.run['n_sequences'])} sequences, "
-                    f"{count(len(sequences))} of them drawn evenly.",
+                    f"= {plural(here.run['n_tokens'], 'token')} of {plural(here.run['n_sequences'], 'sequence')}, all.",
                 ),
             ]
         )
         ui.data_buttons(
             "vocabulary", often.assign(token=[visible(t) if isinstance(t, str) else t for t in often["token"]])
         )
-
-
-VOCABULARY_SAMPLE = 60_000  # tokens of one layer

@@ -70,7 +70,11 @@ def _together(here: Here, load: pd.DataFrame, layer: int, expert: int | None) ->
         measure = state.pick("Colour", "pairs", list(PAIRS), kind="segmented", shown=PAIRS.__getitem__)
         how = state.pick("Order", "order", ["alike together", "by number"], kind="segmented")
     experts = int(here.layers.set_index("layer")["num_experts"].loc[layer])
-    order = data.once(charts.clustered, pairs, "npmi_distinct", experts) if how == "alike together" else list(range(experts))
+    order = (
+        data.once(charts.clustered, pairs, "npmi_distinct", experts)
+        if how == "alike together"
+        else list(range(experts))
+    )
     n = f"= {plural(found.table['n_tokens'].max(), 'token')}, {words.sample(found.sample)}."
     ui.chart_block(
         data.once(charts.pair_heatmap, pairs, ui.theme(), measure=measure, order=order),
@@ -122,8 +126,8 @@ def _pair_words(ties: pd.DataFrame, pairs: pd.DataFrame, expert: int | None) -> 
         return "No two experts are chosen together more often than chance would have it."
     top, never = mine.iloc[0], int((pairs["n_ij"] == 0).sum() // 2)
     says = (
-        f"Experts {int(top['expert'])} and {int(top['other'])} go together most: {number(top['lift_distinct'])} times as often "
-        f"as by chance (nPMI {number(top['npmi_distinct'])}, {plural(top['n_ij'], 'token')})"
+        f"Experts {int(top['expert'])} and {int(top['other'])} go together most: "
+        f"{number(top['lift_distinct'])} times as often as by chance (nPMI {number(top['npmi_distinct'])}, {plural(top['n_ij'], 'token')})"
     )
     return f"{says}; {plural(never, 'pair')} {'is' if never == 1 else 'are'} never chosen together."
 

@@ -119,8 +119,9 @@ def together(pair: Any, where: str) -> Iterator[Finding]:
     """Two experts of a layer that go together. `pair`: a row of coactivation."""
     text = (
         f"Experts {pair['expert']:.0f} and {pair['other']:.0f} of layer {pair['layer']:.0f} are chosen together "
-        f"{number(pair, 'lift_distinct', 1)} times as often as by chance: {int(pair['n_ij']):,} of {int(pair['n_tokens']):,} "
-        f"tokens (nPMI {pair['npmi_distinct']:.2f}). Chance: as many distinct experts per token, drawn with these loads."
+        f"{number(pair, 'lift_distinct', 1)} times as often as by chance: {int(pair['n_ij']):,} of "
+        f"{int(pair['n_tokens']):,} tokens (nPMI {pair['npmi_distinct']:.2f}). Chance: as many distinct experts per "
+        "token, drawn with these loads."
     )
     fields = measured(pair, "lift_distinct", "times chance")
     yield Finding("Experts that go together", text, f"probe analyze coactivation {where}", **fields)
@@ -157,7 +158,7 @@ def largest_outputs(outputs: Any, where: str, token: str | None) -> Iterator[Fin
     if not len(known):
         return
     found = known[known["is_super"].astype(bool)].sort_values("max_abs_output", ascending=False)
-    top = known.loc[known["max_abs_output"].idxmax()] if not len(found) else found.iloc[0]
+    top = known.loc[known["max_abs_output"].idxmax()]
     largest, median = float(top["max_abs_output"]), float(known["max_abs_output"].median())
     made = f", by the token {token!r}," if token is not None else ""
     times = f", {largest / median:.1f} times the median expert's" if median else ""
@@ -169,7 +170,10 @@ def largest_outputs(outputs: Any, where: str, token: str | None) -> Iterator[Fin
         f"{listed(names) if names else 'none'}. n = {int(top['n_tokens']):,} tokens."
     )
     fields: dict[str, Any] = {"value": largest, "unit": "largest |output component|", "n_tokens": int(top["n_tokens"])}
-    title = "Super experts" if largest > OUTSTANDING * median else "No expert's outputs dwarf the others'"
+    far = largest > OUTSTANDING * median
+    title = f"Super experts: {listed(names)}" if names else "A very large output" if far else "No super experts"
+    if names and not far:
+        title += ", hardly above the others"
     yield Finding(title, text, f"probe analyze super_experts {where}", **fields)
 
 

@@ -78,8 +78,8 @@ def _lift(sums: np.ndarray) -> np.ndarray:
 
 
 def uncertain_tokens(at: Stored) -> Iterator[Finding]:
-    """The tokens whose routing is least certain, on the mean over layers."""
-    rows = finding_queries.uncertain_tokens(at.trace, at.run_id, SHOWN_TOKENS, at.sequences)
+    """The tokens whose routing is least certain, on the mean over layers: of the whole run, whatever else is read."""
+    rows = finding_queries.uncertain_tokens(at.trace, at.run_id, SHOWN_TOKENS)
     if not len(rows):
         return
     spelled = "; ".join(f"{_placed(row)}: {row.entropy:.2f} nats" for row in rows.itertuples())
