@@ -165,7 +165,7 @@ def expert_tokens(frame: pd.DataFrame) -> str:
 
 
 def partners(mine: pd.DataFrame) -> str:
-    """With whom an expert is chosen. `mine`: other, conditional and coactivation's *_distinct, the largest nPMI first."""
+    """With whom an expert is chosen. `mine`: other, conditional lift_distinct; the largest nPMI first."""
     if mine.empty:
         return "It was never chosen together with another."
     top = mine.iloc[0]

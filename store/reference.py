@@ -99,7 +99,7 @@ EXAMPLES = (
     ),
     (
         "Pairs of experts chosen together more often than at random (lift). Random is k distinct experts of E, all "
-        "equally busy: k(k − 1) / (E(E − 1)). `probe analyze coactivation` has the expectation for the loads as they are.",
+        "equally busy: k(k − 1) / (E(E − 1)). `probe analyze coactivation` takes the loads as they are.",
         "WITH pairs AS (SELECT layer, expert, other, n_tokens AS n FROM coactivation WHERE run_id = 1),\n"
         "alone AS (SELECT layer, expert, n FROM pairs WHERE expert = other),\n"
         "total AS (SELECT layer, sum(n_tokens) AS t FROM layer_stats WHERE run_id = 1 GROUP BY layer)\n"

@@ -127,7 +127,8 @@ def _pair_words(ties: pd.DataFrame, pairs: pd.DataFrame, expert: int | None) -> 
     top, never = mine.iloc[0], int((pairs["n_ij"] == 0).sum() // 2)
     says = (
         f"Experts {int(top['expert'])} and {int(top['other'])} go together most: "
-        f"{number(top['lift_distinct'])} times as often as by chance (nPMI {number(top['npmi_distinct'])}, {plural(top['n_ij'], 'token')})"
+        f"{number(top['lift_distinct'])} times as often as by chance (nPMI {number(top['npmi_distinct'])}, "
+        f"{plural(top['n_ij'], 'token')})"
     )
     return f"{says}; {plural(never, 'pair')} {'is' if never == 1 else 'are'} never chosen together."
 
@@ -226,7 +227,8 @@ def _information(here: Here, found: Any, ci: bool) -> None:
         alt=f"Curve of mutual information between neighbouring layers. {says}",
         meanings=[
             ("Information", "= mutual information between the first choices in a layer and in the next MoE layer, over "
-             "the mean of their entropies: 0 = the one says nothing about the other, 1 = everything."),
+             "the mean of their entropies: 0 = the one says nothing about the other, 1 = everything. As many tokens of "
+             f"layers that ignore each other would show up to {number((table['mi_chance'] * scale).max())}."),
             ("Band", "= 95 % interval of the information, "
              f"bootstrap over sequences ({RESAMPLES} resamples).")
             if ci else ("No interval:", "too few sequences to say how much others would differ."),

@@ -127,12 +127,12 @@ METRIC = Metric(
     question="Which experts are chosen together?",
     formula="n_ij = tokens that choose both; conditional = n_ij / n_i; lift = p_ij / (p_i p_j); npmi = log2(lift) "
     "/ −log2 p_ij (n_ij = 0: −1). Both take the choices of a token as independent; they are of k different experts, so "
-    "random routing has a lift below 1 (k = 2 of 16, equal loads: 0.53). n_ij expected by chance: a token "
-    "takes k distinct experts S with probability ∝ Π w_i over S, w solved for the experts' loads (conditional Bernoulli, the distribution of most entropy; equal loads: n k(k−1) / (E(E−1))), k each token's own; "
-    "expected = that / n_i; lift_distinct = conditional / expected; npmi_distinct = log2(lift_distinct) / "
-    "(−log2 p_ij + log2(p_i p_j / p_ij expected by chance)). "
-    "Adjacent rank: n_ij counts only neighbours in the ranked list, as OLMoE's published figure does; chance then "
-    "gives 2/k of each token's pairs",
+    "random routing has a lift below 1 (k = 2 of 16, equal loads: 0.53). By chance: a token takes k distinct experts S "
+    "with probability ∝ Π w_i over S, k its own number and w solved for the experts' loads (conditional Bernoulli, the "
+    "distribution of most entropy; equal loads: k(k−1) / (E(E−1)) of the tokens); expected = tokens that would choose "
+    "both / n_i; lift_distinct = conditional / expected; npmi_distinct = log2(lift_distinct) / "
+    "(−log2 p_ij + log2(p_i p_j / (p_i · expected))). Adjacent rank: n_ij counts only neighbours in the ranked list, "
+    "as OLMoE's published figure does; chance then gives 2/k of a token's pairs",
     source="OLMoE, arXiv 2409.02060; conditional Bernoulli: Chen, Dempster & Liu 1994",
     options=(Option("adjacent_rank", bool, False, "count only neighbours in the list of chosen experts"),),
     columns=(
