@@ -189,7 +189,7 @@ def _same_experts(here: Here, other: Other, agreement: Any) -> None:
     for end in ("low", "high"):
         curve[end] = table.get(f"ci_{end}", pd.Series(np.nan, table.index))
     says = words.curve(curve, "the share of a token's experts that both runs choose")
-    chance = _by_chance(here, other)
+    chance, even = _by_chance(here, other), (here.layers["top_k"] / here.layers["num_experts"]).mean()
     ui.section(title, says)
     command = (
         f"probe compare {other.trace.quoted} {here.trace.quoted} --run {other.run['run_id']} --against {here.run_id}"
@@ -201,8 +201,8 @@ def _same_experts(here: Here, other: Other, agreement: Any) -> None:
         meanings=[
             ("Saturation", "= of the k experts a token chooses, the share that it chooses in the other run too "
              "(OLMoE). 1 − saturation is the rate of change."),
-            ("By chance", f"= {percent(chance)}, mean over layers: two runs with these loads that know nothing of each other "
-             f"(k / E = {percent(float((here.layers['top_k'] / here.layers['num_experts']).mean()))} where all experts "
+            ("By chance", f"= {percent(chance)}, mean over layers: two runs with these loads that know "
+             f"nothing of each other (k / E = {percent(even)} where all experts "
              "are as busy)."),
             ("n", f"= {plural(table['n_tokens'].max(), 'token')} of both, {words.sample(agreement.sample, command)}."),
         ],

@@ -186,8 +186,8 @@ def next_layer(crossing: Any, num_experts: int, where: str) -> Iterator[Finding]
     text = (
         f"Which expert is first in layer {row['layer']:.0f} says {number(row, 'mi_bits')} of at most "
         f"{np.log2(num_experts):.0f} bits about the first in layer {row['next_layer']:.0f}, the most of any two "
-        f"neighbours ({span(known['mi_bits'].min(), known['mi_bits'].max())} bits); so many tokens of layers that ignore each "
-        f"other would show {float(row['mi_chance']):.2g}. "
+        f"neighbours ({span(known['mi_bits'].min(), known['mi_bits'].max())} bits); so many "
+        f"tokens of layers that ignore each other would show {float(row['mi_chance']):.2g}. "
         f"n = {int(row['n_tokens']):,} tokens."
     )
     fields = measured(row, "mi_bits", "bits")

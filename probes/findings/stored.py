@@ -33,7 +33,8 @@ class Stored(TraceSource):
         return command_about(self.trace, self.run_id)
 
     def aggregates(self) -> Mapping[str, Any]:
-        return {**self.sums, "seen": (self.sums["tokens"] + self.sums["missing"]).max(axis=0)}
+        seen = (self.sums["tokens"] + self.sums["missing"]).max(axis=0)
+        return {**self.sums, "seen": seen, "sizes": self.sizes}
 
     @property
     def share(self) -> float:

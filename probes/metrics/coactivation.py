@@ -66,7 +66,7 @@ def cells(options: Options, about: About) -> int:
 
 
 def aggregates(stored: Any, options: Options, about: About) -> Counts | None:
-    """The stored pairs are of all positions and all ranks; enough where all tokens of a layer have as many experts."""
+    """The stored pairs are of all positions and all ranks. `sizes` of a source counts tokens by their experts."""
     counts = stored_counts(stored, about)
     pairs = stored.get("coactivation")
     if counts is None or pairs is None or about.by is not None or options["adjacent_rank"]:
@@ -74,6 +74,8 @@ def aggregates(stored: Any, options: Options, about: About) -> Counts | None:
     pairs = np.array(pairs, np.int64)
     pairs[:, np.arange(about.num_experts), np.arange(about.num_experts)] = 0
     sizes = _same_size(counts, pairs, about)
+    if sizes is None and "sizes" in stored:
+        sizes = stored["sizes"]()[None]
     return None if sizes is None else {**counts, "together": pairs[None], "sizes": sizes}
 
 

@@ -132,9 +132,7 @@ METRIC = Metric(
         Column("mi_bits", "bits", "mutual information", 0),
         Column("nmi", "ratio", "mutual information over the mean entropy; null if neither layer varies", 0, 1),
         Column("cramers_v", "ratio", "Cramér's V; null if a layer does not vary", 0, 1),
-        Column(
-            "mi_chance", "bits", "mi_bits expected of as many pairs of layers that ignore each other, same loads", 0
-        ),
+        Column("mi_chance", "bits", "mi_bits expected of layers that ignore each other: as many pairs, same loads", 0),
         Column("n_tokens", "tokens", "tokens with routing in both layers", 0),
         Column("missing_share", "share", "positions without routing in one of them", 0, 1),
     ),

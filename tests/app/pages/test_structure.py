@@ -115,7 +115,9 @@ def pairs_frame(experts=6):
     frame = pd.DataFrame(rows, columns=["expert", "other"])
     near = (frame["expert"] // 2) == (frame["other"] // 2)
     npmi = np.where(near, 0.6, -0.2)
-    return frame.assign(npmi_distinct=npmi, lift_distinct=2.0**npmi, conditional=rng.random(len(frame)), n_ij=np.where(near, 40, 0))
+    return frame.assign(
+        npmi_distinct=npmi, lift_distinct=2.0**npmi, conditional=rng.random(len(frame)), n_ij=np.where(near, 40, 0)
+    )
 
 
 def test_alike_experts_stand_together():

@@ -185,7 +185,7 @@ def test_some_sequences_tell_the_noise_and_sums_the_values(trace: Path) -> None:
     lru = part["What a cache of experts would hit"]
     assert lru.n_tokens == 12 * LENGTH
     unsure = part["The most uncertain tokens"]
-    assert unsure.n_tokens == exact["The most uncertain tokens"].n_tokens
+    assert unsure.n_tokens == whole["The most uncertain tokens"].n_tokens
 
 
 def test_a_token_without_text_is_named_by_its_place() -> None:

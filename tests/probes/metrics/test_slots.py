@@ -80,7 +80,9 @@ def test_ranks_of_a_token_are_among_its_own_experts():
 
 def test_weights_of_empty_slots_are_no_weights():
     weights = [[[0.5, 0.5, 7.0]], [[0.9, 0.9, 0.9]]]
-    table = metrics.routing_entropy([[[0, 1, -1]], [[-2, -1, -1]]], num_experts=4, weights=weights, over="chosen", top_k=2)
+    table = metrics.routing_entropy(
+        [[[0, 1, -1]], [[-2, -1, -1]]], num_experts=4, weights=weights, over="chosen", top_k=2
+    )
     assert table[["entropy_mean", "normalized_mean", "n_tokens"]].values.round(12).tolist() == [
         [round(np.log(2), 12), 1.0, 1]
     ]
