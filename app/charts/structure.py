@@ -214,7 +214,7 @@ def _curves(ties: pd.DataFrame, angle: dict[int, float]) -> dict[str, Any]:
     xs, ys, texts = [], [], []
     for tie in ties.itertuples():
         x, y = _tie(angle[tie.expert], angle[tie.other])
-        says = f"<b>experts {tie.expert} and {tie.other}</b><br>nPMI {number(tie.npmi)}<br>"
+        says = f"<b>experts {tie.expert} and {tie.other}</b><br>nPMI {number(tie.npmi_distinct)}<br>"
         xs += [*x, np.nan]
         ys += [*y, np.nan]
         texts += [f"{says}{count(tie.n_ij)} tokens chose both"] * (len(x) + 1)
