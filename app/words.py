@@ -11,6 +11,8 @@ from app.formats import count, number, percent, plural
 if TYPE_CHECKING:
     from probes.sampling import Sample
 
+CHANCE_OF_PAIRS = "each token draws as many different experts as it has, so that each expert keeps its load."
+
 
 def load(frame: pd.DataFrame) -> str:
     """Which expert carries the most, and how many were never chosen. `frame`: layer, expert, count, ratio."""
@@ -163,11 +165,11 @@ def expert_tokens(frame: pd.DataFrame) -> str:
 
 
 def partners(mine: pd.DataFrame) -> str:
-    """With whom an expert is chosen. `mine`: other, conditional, lift, npmi; the largest nPMI first."""
+    """With whom an expert is chosen. `mine`: other, conditional lift_distinct; the largest nPMI first."""
     if mine.empty:
         return "It was never chosen together with another."
     top = mine.iloc[0]
-    return f"Most with expert {int(top['other'])}, {number(top['lift'])} times as often as by chance."
+    return f"Most with expert {int(top['other'])}, {number(top['lift_distinct'])} times as often as by chance."
 
 
 def alike(found: pd.DataFrame) -> str:

@@ -199,9 +199,20 @@ class TraceSource:
         # Every position has a row in every layer, with or without routing.
         seen = (stored["tokens"] + stored["missing"]).max(axis=0)
         found = {name: self._chosen(value) for name, value in stored.items()} | {"seen": seen}
+        found["sizes"] = self.sizes
         if self.asked is not None and "router_input" in self.asked[0].needed(dict(self.asked[1])):
             found["router_inputs"] = self._router_inputs()
         return found
+
+    def sizes(self) -> np.ndarray:
+        """[L, slots + 1] tokens by how many experts they have: counted when asked, as few runs' tokens differ."""
+        from store.finding_queries import numbers_of_experts
+
+        rows = numbers_of_experts(self.trace, self.run_id)
+        rows = rows[rows["layer"].isin(self.about.layers)]
+        sizes = np.zeros((self.about.num_layers, self.about.width + 1), np.int64)
+        sizes[np.searchsorted(self.about.layers, rows["layer"]), rows["k"]] = rows["n_tokens"]
+        return sizes
 
     def _chosen(self, value: Any) -> Any:
         return value[self.position] if not self._all and isinstance(value, np.ndarray) and value.ndim > 1 else value

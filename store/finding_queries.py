@@ -63,6 +63,15 @@ def uncertain_tokens(trace: Any, run_id: int, most: int, sequences: Only = None)
     )
 
 
+def numbers_of_experts(trace: Any, run_id: int) -> pd.DataFrame:
+    """layer, k, n_tokens: how many tokens have k experts, of those that have any."""
+    return trace.sql(
+        """SELECT layer, len(experts) AS k, count(*) AS n_tokens FROM raw.routing
+           WHERE run_id = ? AND len(experts) > 0 GROUP BY ALL ORDER BY ALL""",
+        [run_id],
+    )
+
+
 def token_text(trace: Any, run_id: int, sequence_id: int, position: int) -> str | None:
     """The text of one token."""
     sql = "SELECT token FROM tokens WHERE run_id = ? AND sequence_id = ? AND position = ?"

@@ -98,15 +98,17 @@ EXAMPLES = (
         "WHERE run_id = 1 AND sequence_id = 0 GROUP BY ALL ORDER BY ALL",
     ),
     (
-        "Pairs of experts chosen together more often than chance would have it (lift).",
+        "Pairs of experts chosen together more often than at random (lift). Random is k distinct experts of E, all "
+        "equally busy: k(k − 1) / (E(E − 1)). `probe analyze coactivation` takes the loads as they are.",
         "WITH pairs AS (SELECT layer, expert, other, n_tokens AS n FROM coactivation WHERE run_id = 1),\n"
         "alone AS (SELECT layer, expert, n FROM pairs WHERE expert = other),\n"
         "total AS (SELECT layer, sum(n_tokens) AS t FROM layer_stats WHERE run_id = 1 GROUP BY layer)\n"
-        "SELECT p.layer, p.expert, p.other, p.n, p.n * t.t / (a.n * b.n) AS lift FROM pairs p\n"
+        "SELECT p.layer, p.expert, p.other, p.n, p.n * t.t / (a.n * b.n)\n"
+        "    * l.top_k * (l.num_experts - 1) / (l.num_experts * (l.top_k - 1)) AS lift FROM pairs p\n"
         "JOIN alone a ON a.layer = p.layer AND a.expert = p.expert\n"
         "JOIN alone b ON b.layer = p.layer AND b.expert = p.other\n"
-        "JOIN total t ON t.layer = p.layer\n"
-        "WHERE p.expert < p.other AND p.n > 0 ORDER BY lift DESC LIMIT 20",
+        "JOIN total t ON t.layer = p.layer JOIN layers l ON l.run_id = 1 AND l.layer = p.layer\n"
+        "WHERE p.expert < p.other AND p.n > 0 AND l.top_k > 1 ORDER BY lift DESC LIMIT 20",
     ),
     (
         "Where an expert's largest output came from (super experts).",

@@ -57,7 +57,7 @@ def cache_curves(frame: pd.DataFrame, theme: str, *, experts: int, top_k: int) -
         x=size,
         y=size / experts,
         mode="lines",
-        name="experts at random",
+        name="experts drawn evenly",
         line={"width": 1.5, "dash": "dot", "color": colors["quiet"]},
         hoverinfo="skip",
     )

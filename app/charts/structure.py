@@ -15,8 +15,8 @@ from app.theme import COLORS
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-MEASURES = ("npmi", "lift", "conditional", "similarity")  # of a pair of experts
-NAMES = {"npmi": "nPMI", "lift": "lift, log₂", "conditional": "share", "similarity": "cosine"}
+MEASURES = ("npmi_distinct", "lift_distinct", "conditional", "similarity")  # of a pair of experts
+NAMES = {"npmi_distinct": "nPMI", "lift_distinct": "lift, log₂", "conditional": "share", "similarity": "cosine"}
 CURVE = 24  # points of a drawn tie
 STRENGTHS = 8  # of ties: each is a trace, and takes its time to draw
 PAD, GAP = 11, 0.026  # between the experts of a flow chart: pixels, and the same as a share of its height
@@ -32,7 +32,7 @@ def pair_heatmap(frame: pd.DataFrame, theme: str, *, measure: str, order: list[i
 
     grid = _grid(frame, measure, order)
     counted = _grid(frame, "n_ij", order) if "n_ij" in frame else None
-    drawn = np.log2(grid, out=np.full(grid.shape, np.nan), where=grid > 0) if measure == "lift" else grid
+    drawn = np.log2(grid, out=np.full(grid.shape, np.nan), where=grid > 0) if measure == "lift_distinct" else grid
     around = measure != "conditional"
     most = float(np.nanquantile(np.abs(drawn), 0.995)) if np.isfinite(drawn).any() else 1.0
     heatmap = go.Heatmap(
@@ -70,15 +70,15 @@ def tie_graph(
 ) -> go.Figure:
     """Experts on a circle, in `order`; a curve for each tie, thicker where it is stronger, in `STRENGTHS` steps.
 
-    `ties`: expert, other, npmi, n_ij, each pair once; `load`: expert, share. With an expert `chosen` only its ties are
-    in colour.
+    `ties`: expert, other, npmi_distinct, n_ij, each pair once; `load`: expert, share. With an expert
+    `chosen` only its ties are in colour.
     """
     import plotly.graph_objects as go
 
     colors, n = COLORS[theme], len(order)
     angle = {expert: 2 * np.pi * at / n for at, expert in enumerate(order)}
-    strongest = float(ties["npmi"].max()) if len(ties) else 1.0
-    level = np.ceil(STRENGTHS * ties["npmi"] / strongest).clip(lower=1)
+    strongest = float(ties["npmi_distinct"].max()) if len(ties) else 1.0
+    level = np.ceil(STRENGTHS * ties["npmi_distinct"] / strongest).clip(lower=1)
     mine = pd.Series(True, ties.index) if chosen is None else (ties[["expert", "other"]] == chosen).any(axis=1)
     traces: list[Any] = []
     for (own, strength), alike in ties.groupby([mine, level]):  # the strongest last, on top, and those of `chosen`
@@ -195,7 +195,7 @@ def _grid(frame: pd.DataFrame, column: str, order: list[int]) -> np.ndarray:
 
 
 def _pair_hovers(grid: np.ndarray, counted: np.ndarray | None, measure: str, order: list[int]) -> list[list[str]]:
-    name = measure if measure == "lift" else NAMES[measure]
+    name = "lift" if measure == "lift_distinct" else NAMES[measure]
     says = {"conditional": "of expert {a}'s tokens also choose {b}"}.get(measure)
 
     def hover(i: int, j: int) -> str:
@@ -214,7 +214,7 @@ def _curves(ties: pd.DataFrame, angle: dict[int, float]) -> dict[str, Any]:
     xs, ys, texts = [], [], []
     for tie in ties.itertuples():
         x, y = _tie(angle[tie.expert], angle[tie.other])
-        says = f"<b>experts {tie.expert} and {tie.other}</b><br>nPMI {number(tie.npmi)}<br>"
+        says = f"<b>experts {tie.expert} and {tie.other}</b><br>nPMI {number(tie.npmi_distinct)}<br>"
         xs += [*x, np.nan]
         ys += [*y, np.nan]
         texts += [f"{says}{count(tie.n_ij)} tokens chose both"] * (len(x) + 1)

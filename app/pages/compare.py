@@ -16,6 +16,7 @@ from app.pages import Here, Page
 from app.tables.intervals import FEWEST
 from probes.comparison import Comparison, compare, most_changed
 from probes.errors import ProbeError
+from probes.metrics.chance import shared_choices
 from store.errors import TraceError
 
 PAGE = Page(name="compare", title="Compare", icon=":material/compare:", section="Change", order=2)
@@ -168,6 +169,15 @@ def _load(found: Comparison) -> None:
     )  # fmt: skip
 
 
+def _by_chance(here: Here, other: Other) -> float:
+    """Mean over layers of the share of experts that two runs with these loads share by chance."""
+    loads = [data.load(here.trace, here.run_id), data.load(other.trace, int(other.run["run_id"]))]
+    a, b = (load.pivot(index="layer", columns="expert", values="share") for load in loads)
+    a, b = a.align(b, join="inner")
+    k = here.layers.set_index("layer")["top_k"].reindex(a.index).to_numpy(float)[:, None]
+    return float(np.nanmean(shared_choices(k * a.to_numpy(), k * b.to_numpy())))
+
+
 def _same_experts(here: Here, other: Other, agreement: Any) -> None:
     title = "Does a token choose the same experts?"
     if isinstance(agreement, str):
@@ -179,7 +189,7 @@ def _same_experts(here: Here, other: Other, agreement: Any) -> None:
     for end in ("low", "high"):
         curve[end] = table.get(f"ci_{end}", pd.Series(np.nan, table.index))
     says = words.curve(curve, "the share of a token's experts that both runs choose")
-    chance = float((here.layers["top_k"] / here.layers["num_experts"]).mean())
+    chance, even = _by_chance(here, other), (here.layers["top_k"] / here.layers["num_experts"]).mean()
     ui.section(title, says)
     command = (
         f"probe compare {other.trace.quoted} {here.trace.quoted} --run {other.run['run_id']} --against {here.run_id}"
@@ -191,7 +201,9 @@ def _same_experts(here: Here, other: Other, agreement: Any) -> None:
         meanings=[
             ("Saturation", "= of the k experts a token chooses, the share that it chooses in the other run too "
              "(OLMoE). 1 − saturation is the rate of change."),
-            ("By chance", f"= k / E = {percent(chance)}."),
+            ("By chance", f"= {percent(chance)}, mean over layers: two runs with these loads that know "
+             f"nothing of each other (k / E = {percent(even)} where all experts "
+             "are as busy)."),
             ("n", f"= {plural(table['n_tokens'].max(), 'token')} of both, {words.sample(agreement.sample, command)}."),
         ],
         rows=table,

@@ -175,8 +175,8 @@ def _cache_words(curves: pd.DataFrame, here: Here, layer: int | None) -> str:
     where = "on average over the layers" if layer is None else f"in layer {layer}"
     return (
         f"With {count(quarter)} of {count(experts)} experts cached, {where} LRU hits {percent(at['LRU'])} of the "
-        f"choices; Belady, which knows the future, {percent(at['Belady'])}; experts at random would hit "
-        f"{percent(quarter / experts)}."
+        f"choices; Belady, which knows the future, {percent(at['Belady'])}; in a full cache, experts "
+        f"drawn evenly would hit {percent(quarter / experts)}."
     )
 
 

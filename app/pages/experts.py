@@ -154,7 +154,7 @@ def _label_hover(row: Any) -> str:
 
 
 def _tokens(here: Here, layer: int, expert: int) -> None:
-    sequences, n_tokens = _drawn(here)
+    sequences, _ = _drawn(here)
     frame = _scored(here.trace, here.run_id, layer, expert, tuple(sequences))
     if frame is None:
         return
@@ -179,8 +179,12 @@ def _tokens(here: Here, layer: int, expert: int) -> None:
         ui.definition(
             [
                 ("nPMI", "= of token and expert, over all positions of the layer; the expert in any rank."),
-                ("Interval", "= bootstrap over sequences. The list holds the largest of many: expect a little luck."),
-                ("n", f"= {plural(n_tokens, 'token')} of {_of_sequences(here, sequences)}."),
+                (
+                    "Interval",
+                    f"= bootstrap over sequences, its width from {_of_sequences(here, sequences)}. The "
+                    "list holds the largest of many: expect a little luck.",
+                ),
+                ("n", f"= {plural(int(frame['total'].iloc[0]), 'token')}, all with routing in the layer."),
             ]
         )
         ui.data_buttons("expert-tokens", frame.assign(token=[visible_or_none(text) for text in frame["token"]]))
@@ -191,9 +195,11 @@ def _scored(
     trace: data.TraceFile, run_id: int, layer: int, expert: int, sequences: tuple[int, ...]
 ) -> pd.DataFrame | None:
     """The tokens that go most with the expert; None where the trace does not say which token is where."""
+    totals = data.ask(trace, "token_totals", run_id, layer, expert)
+    if totals["token"].isna().all() and totals["token_id"].isna().all():
+        return None
     counts = data.ask(trace, "token_counts", run_id, layer, expert, sequences)
-    unknown = counts["token"].isna().all() and counts["token_id"].isna().all()
-    return None if unknown else token_scores(counts)
+    return token_scores(counts, totals, int(data.open_file(trace).run(run_id)["n_sequences"]))
 
 
 def visible_or_none(text: Any) -> str | None:
@@ -202,9 +208,8 @@ def visible_or_none(text: Any) -> str | None:
 
 
 def _contexts(here: Here, layer: int, expert: int) -> None:
-    sequences, n_tokens = _drawn(here)
-    found = data.ask(here.trace, "contexts", here.run_id, layer, expert, tuple(sequences), AROUND, CONTEXTS)
-    ui.section("Where does it fire hardest?", "" if len(found) else "It was not chosen in what was read.")
+    found = data.ask(here.trace, "contexts", here.run_id, layer, expert, None, AROUND, CONTEXTS)
+    ui.section("Where does it fire hardest?", "" if len(found) else "It was never chosen.")
     if found.empty:
         return
     rows = [
@@ -220,8 +225,8 @@ def _contexts(here: Here, layer: int, expert: int) -> None:
     ]  # fmt: skip
     ui.html(cells.table(["in context", "#weight", "#rank", "label", "sequence · position"], rows))
     ui.quiet(
-        f"The heaviest token of each sequence, {plural(len(found), 'sequence')} of {count(len(sequences))} read "
-        f"({plural(n_tokens, 'token')}, {_of_sequences(here, sequences)})."
+        f"The heaviest token of each sequence, the {plural(len(found), 'sequence')} with the heaviest of all "
+        f"{plural(here.run['n_sequences'], 'sequence')} ({plural(here.run['n_tokens'], 'token')})."
     )
 
 
@@ -239,14 +244,21 @@ def _partners(here: Here, layer: int, expert: int, experts: int) -> None:
         ui.section("With whom is it chosen?", "One expert per token: it is always alone.")
         return
     table, sample = data.analysis(here.trace, here.run_id, "coactivation", layers=(layer,))
-    mine = table[(table["expert"] == expert) & (table["n_ij"] > 0)].sort_values("npmi", ascending=False, kind="stable")
+    mine = table[(table["expert"] == expert) & (table["n_ij"] > 0)]
+    mine = mine.sort_values("npmi_distinct", ascending=False, kind="stable")
     ui.section("With whom is it chosen?", words.partners(mine))
     rows = [
-        [cells.expert(layer, int(r.other), experts), percent(r.conditional), f"{number(r.lift)}×", number(r.npmi)]
+        [
+            *(cells.expert(layer, int(r.other), experts), percent(r.conditional)),
+            *(f"{number(r.lift_distinct)}×", number(r.npmi_distinct)),
+        ]
         for r in mine.head(PARTNERS).itertuples()
     ]
     ui.html(cells.table(["partner", "#of its tokens", "#against chance", "#nPMI"], rows))
-    ui.quiet(f"Of its tokens: the share that also choose the partner. {words.sample(sample).capitalize()}.")
+    ui.quiet(
+        f"Of its tokens: the share that also choose the partner. {words.sample(sample).capitalize()}. Chance: "
+        f"{words.CHANCE_OF_PAIRS}"
+    )
 
 
 def _alike(here: Here, layer: int, expert: int, experts: int) -> None:

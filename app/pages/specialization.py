@@ -13,6 +13,7 @@ from app.pages import Here, Page
 from app.sections.atlas import atlas_section
 from app.sections.contrast import contrast_section
 from app.tables.specialization import clustered, label_grid, largest_labels, strongest
+from probes.metrics.chance import largest_share
 
 PAGE = Page(
     name="specialization", title="Specialization", icon=":material/target:", section="Analyse", order=0, charts=True
@@ -133,10 +134,15 @@ def _depth(best: pd.DataFrame, labels: list[str]) -> None:
     )
 
 
+def _largest_by_chance(here: Here, layer: int) -> float:
+    """Share of the most frequent first expert among FEWEST random tokens."""
+    totals = data.ask(here.trace, "expert_totals", here.run_id)
+    return largest_share(FEWEST, totals.loc[totals["layer"] == layer, "n_first"].to_numpy(float))
+
+
 @ui.part
 def _vocabulary(here: Here, layer: int) -> None:
-    sequences, n_tokens = data.drawn(here.trace, here.run_id, VOCABULARY_SAMPLE * len(here.layers))
-    table = data.ask(here.trace, "token_experts", here.run_id, layer, tuple(sequences), 1, 1_000_000)
+    table = data.ask(here.trace, "token_experts", here.run_id, layer, None, 1, 1_000_000)
     if len(table) and table["token"].isna().all() and table["token_id"].isna().all():
         ui.section(VOCABULARY)
         ui.note("Neither the text nor the ids of the tokens are in this trace.")
@@ -170,7 +176,8 @@ def _vocabulary(here: Here, layer: int) -> None:
                 ),
                 (
                     "Chance",
-                    f"would give about 1/E = {percent(1 / experts)}, more for rare tokens: only those seen "
+                    f"would give a token seen {FEWEST} times {percent(_largest_by_chance(here, layer))} with its most "
+                    "frequent expert, at these loads (simulated); less to those seen more often. Only tokens seen "
                     f"{FEWEST} times or more are listed.",
                 ),
                 (
@@ -180,14 +187,10 @@ def _vocabulary(here: Here, layer: int) -> None:
                 ),
                 (
                     "n",
-                    f"= {plural(n_tokens, 'token')} of {count(here.run['n_sequences'])} sequences, "
-                    f"{count(len(sequences))} of them drawn evenly.",
+                    f"= {plural(here.run['n_tokens'], 'token')} of {plural(here.run['n_sequences'], 'sequence')}, all.",
                 ),
             ]
         )
         ui.data_buttons(
             "vocabulary", often.assign(token=[visible(t) if isinstance(t, str) else t for t in often["token"]])
         )
-
-
-VOCABULARY_SAMPLE = 60_000  # tokens of one layer

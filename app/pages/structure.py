@@ -16,7 +16,8 @@ from app.palette import expert_color
 from app.tables.intervals import FEWEST
 
 PAGE = Page(name="structure", title="Structure", icon=":material/hub:", section="Analyse", order=4, charts=True)
-PAIRS = {"npmi": "above chance (nPMI)", "lift": "lift", "conditional": "share"}
+PAIRS = {"npmi_distinct": "above chance (nPMI)", "lift_distinct": "lift", "conditional": "share"}
+ABOVE_CHANCE = ["npmi_distinct", "lift_distinct"]
 TIES = 60  # drawn at most
 FEWEST_TOGETHER = 5  # tokens, below which a tie is noise
 FLOWS = 12  # per pair of layers
@@ -69,16 +70,22 @@ def _together(here: Here, load: pd.DataFrame, layer: int, expert: int | None) ->
         measure = state.pick("Colour", "pairs", list(PAIRS), kind="segmented", shown=PAIRS.__getitem__)
         how = state.pick("Order", "order", ["alike together", "by number"], kind="segmented")
     experts = int(here.layers.set_index("layer")["num_experts"].loc[layer])
-    order = data.once(charts.clustered, pairs, "npmi", experts) if how == "alike together" else list(range(experts))
+    order = (
+        data.once(charts.clustered, pairs, "npmi_distinct", experts)
+        if how == "alike together"
+        else list(range(experts))
+    )
     n = f"= {plural(found.table['n_tokens'].max(), 'token')}, {words.sample(found.sample)}."
     ui.chart_block(
         data.once(charts.pair_heatmap, pairs, ui.theme(), measure=measure, order=order),
         name="coactivation",
         alt=f"Matrix of co-activation in layer {layer}. {says}",
         meanings=[
-            ("nPMI", "= how much more often two experts are chosen together than if each were chosen by itself: 0 = by "
-             "chance, 1 = always together, −1 = never."),
-            ("Lift", "= the same as a factor: 1 (log₂ 0) is chance, 2 (log₂ 1) twice as often."),
+            ("Chance", words.CHANCE_OF_PAIRS),
+            ("nPMI", "= how much more often than by chance two experts are chosen together: 0 = by chance, 1 = never "
+             "apart, −1 = never together (npmi_distinct)."),
+            ("Lift", "= the same as a factor: 1 (log₂ 0) is chance, 2 (log₂ 1) twice as often (lift_distinct). The "
+             "published lift in the table, p_ij / (p_i p_j), is below 1 for random pairs."),
             ("Share", "= of the row's tokens, how many also choose the column's expert."),
             ("n", n),
         ],
@@ -105,8 +112,8 @@ def _together(here: Here, load: pd.DataFrame, layer: int, expert: int | None) ->
 
 def _ties(pairs: pd.DataFrame) -> pd.DataFrame:
     """Pairs chosen together more often than by chance, each once, the strongest first."""
-    once = pairs[(pairs["expert"] < pairs["other"]) & (pairs["n_ij"] >= FEWEST_TOGETHER) & (pairs["npmi"] > 0)]
-    return once.sort_values("npmi", ascending=False)[["expert", "other", "npmi", "lift", "n_ij"]]
+    once = pairs[(pairs["expert"] < pairs["other"]) & (pairs["n_ij"] >= FEWEST_TOGETHER) & (pairs["npmi_distinct"] > 0)]
+    return once.sort_values("npmi_distinct", ascending=False)[["expert", "other", *ABOVE_CHANCE, "n_ij"]]
 
 
 def _of(ties: pd.DataFrame, expert: int) -> pd.DataFrame:
@@ -119,8 +126,9 @@ def _pair_words(ties: pd.DataFrame, pairs: pd.DataFrame, expert: int | None) -> 
         return "No two experts are chosen together more often than chance would have it."
     top, never = mine.iloc[0], int((pairs["n_ij"] == 0).sum() // 2)
     says = (
-        f"Experts {int(top['expert'])} and {int(top['other'])} go together most: {number(top['lift'])} times as often "
-        f"as by chance (nPMI {number(top['npmi'])}, {plural(top['n_ij'], 'token')})"
+        f"Experts {int(top['expert'])} and {int(top['other'])} go together most: "
+        f"{number(top['lift_distinct'])} times as often as by chance (nPMI {number(top['npmi_distinct'])}, "
+        f"{plural(top['n_ij'], 'token')})"
     )
     return f"{says}; {plural(never, 'pair')} {'is' if never == 1 else 'are'} never chosen together."
 
@@ -219,7 +227,8 @@ def _information(here: Here, found: Any, ci: bool) -> None:
         alt=f"Curve of mutual information between neighbouring layers. {says}",
         meanings=[
             ("Information", "= mutual information between the first choices in a layer and in the next MoE layer, over "
-             "the mean of their entropies: 0 = the one says nothing about the other, 1 = everything."),
+             "the mean of their entropies: 0 = the one says nothing about the other, 1 = everything. As many tokens of "
+             f"layers that ignore each other would show up to {number((table['mi_chance'] * scale).max())}."),
             ("Band", "= 95 % interval of the information, "
              f"bootstrap over sequences ({RESAMPLES} resamples).")
             if ci else ("No interval:", "too few sequences to say how much others would differ."),

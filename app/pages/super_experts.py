@@ -21,6 +21,7 @@ PAGE = Page(
 AROUND = 6
 LISTED = 12  # of the largest, super or not
 SINKS = 12
+EVERY = 10**15  # rows: a largest value is of all tokens
 DEPTH = 0.75  # share of the model's layers that the rule looks at
 
 
@@ -184,7 +185,7 @@ def _massive(here: Here) -> None:
     """How far the residual stream's largest component stands above its middle one, where that was recorded."""
     if not data.ask(here.trace, "recorded", here.run_id)["hidden"]:
         return
-    table, sample = data.analysis(here.trace, here.run_id, "super_experts", kind=("routed",))
+    table, sample = data.analysis(here.trace, here.run_id, "super_experts", kind=("routed",), most_rows=EVERY)
     ratio = table.groupby("layer", as_index=False).agg(value=("massive_activation_ratio", "max"), n=("n_tokens", "max"))
     ratio = ratio.dropna(subset=["value"]).assign(low=np.nan, high=np.nan)
     if ratio.empty:

@@ -20,7 +20,6 @@ from app.pages import Here, Page
 PAGE = Page(name="tokens", title="Tokens", icon=":material/text_fields:", section="Look", order=1)
 WINDOW = 600  # tokens drawn at once; the arrow keys and the buttons go on to the next ones
 NARROW = 4  # experts per token up to which the table leaves room for a chart beside it
-FIRING_TOKENS = 300_000  # tokens of one layer looked through for an expert
 FIRING = 12
 FOUND = 100  # sequences offered at once; the search finds the others
 
@@ -220,9 +219,8 @@ def _logits(here: Here, sequence: int, position: int, layer: int) -> None:
 
 def _firing(here: Here, layer: int, expert: int) -> None:
     """Where an expert fires: the sequences with the largest share of tokens that chose it."""
-    sequences, n_tokens = data.drawn(here.trace, here.run_id, FIRING_TOKENS * len(here.layers))
     label = state.read("label")
-    found = data.ask(here.trace, "firing_sequences", here.run_id, layer, expert, label, tuple(sequences), FIRING)
+    found = data.ask(here.trace, "firing_sequences", here.run_id, layer, expert, label, None, FIRING)
     ui.section(f"Where does expert {expert} of layer {layer} fire?", words.firing(found))
     if found.empty:
         return
@@ -238,13 +236,8 @@ def _firing(here: Here, layer: int, expert: int) -> None:
         for row in found.itertuples()
     ]
     ui.html(cells.table(["sequence", "label", "#of its tokens", "", "#tokens", "beginning"], rows))
-    of = f"{plural(len(sequences), 'sequence')} ({plural(n_tokens, 'token')})"
-    ui.quiet(f"The {count(len(found))} with the largest share, of {of}{_drawn_of(here, sequences)}.")
-
-
-def _drawn_of(here: Here, sequences: list[int]) -> str:
-    total = int(here.run["n_sequences"])
-    return "" if len(sequences) >= total else f" drawn evenly of {count(total)}"
+    of = f"{plural(here.run['n_sequences'], 'sequence')} ({plural(here.run['n_tokens'], 'token')})"
+    ui.quiet(f"The {count(len(found))} with the largest share, of all {of}.")
 
 
 def _first_of_window(here: Here, sequence: int, selected: int | None) -> int:

@@ -18,7 +18,6 @@ PAGE = Page(
     name="uncertainty", title="Uncertainty", icon=":material/psychology_alt:", section="Analyse", order=2, charts=True
 )
 SPREAD_ROWS = 150_000  # for the width of the intervals
-TOKEN_ROWS = 250_000
 TOP_P_ROWS = 60_000  # every row sorts the scores of all experts
 MOST_LABELS = 10
 FEWEST_SEEN = 20
@@ -98,11 +97,9 @@ def _tokens(here: Here) -> None:
         shown = lambda layer: "mean of all layers" if layer == "all" else f"layer {layer}"  # noqa: E731
         chosen = state.pick("Entropy in", "unsure_layer", layers, shown=shown)
     layer = None if chosen == "all" else int(chosen)
-    rows = TOKEN_ROWS if layer is None else TOKEN_ROWS // 4 * len(here.layers)
-    sequences, n_tokens = data.drawn(here.trace, here.run_id, rows)
-    found = data.ask(here.trace, "uncertain_contexts", here.run_id, layer, tuple(sequences), AROUND, CONTEXTS)
+    found = data.ask(here.trace, "uncertain_contexts", here.run_id, layer, None, AROUND, CONTEXTS)
     if found.empty:
-        ui.note("No token with an entropy in what was read.")
+        ui.note("No token has an entropy.")
         return
     elsewhere = state.read_int("layer")
     link_layer = layer if layer is not None else elsewhere if elsewhere in layers else None
@@ -120,13 +117,12 @@ def _tokens(here: Here) -> None:
         ],
         caption="The least certain occurrence of each token, the highest entropy first.",
     ))  # fmt: skip
-    _kinds(here, layer, sequences)
-    of = "all" if len(sequences) >= int(here.run["n_sequences"]) else f"{count(len(sequences))} drawn evenly of"
-    ui.quiet(f"From {plural(n_tokens, 'token')}, {of} {plural(here.run['n_sequences'], 'sequence')}.")
+    _kinds(here, layer)
+    ui.quiet(f"From all {plural(here.run['n_tokens'], 'token')} of {plural(here.run['n_sequences'], 'sequence')}.")
 
 
-def _kinds(here: Here, layer: int | None, sequences: list[int]) -> None:
-    table = data.ask(here.trace, "token_entropies", here.run_id, layer, tuple(sequences), FEWEST_SEEN)
+def _kinds(here: Here, layer: int | None) -> None:
+    table = data.ask(here.trace, "token_entropies", here.run_id, layer, None, FEWEST_SEEN)
     if len(table) < 2 or table["token"].isna().all():
         return
     half = min(KINDS, len(table) // 2)

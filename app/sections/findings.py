@@ -71,8 +71,8 @@ def _read_from(n_sequences: int, total: int) -> str:
     if n_sequences >= total:
         return ""
     return (
-        f"Intervals, and what needs single tokens, from {count(n_sequences)} of {count(total)} sequences, drawn "
-        "evenly; everything else from all tokens."
+        f'Intervals, tests and what says "estimated" use {count(n_sequences)} of {count(total)} sequences, drawn '
+        "evenly; everything else, such as what is largest, uses all tokens."
     )
 
 

@@ -12,18 +12,29 @@ FEWEST_SEEN = 10  # occurrences of a token below which its nPMI is mostly chance
 SHOWN_TOKENS = 12
 
 
-def token_scores(counts: pd.DataFrame, most: int = SHOWN_TOKENS) -> pd.DataFrame:
-    """token_id, token, npmi, low, high, chosen, n: the tokens that go most with an expert, the clearest first.
+def token_scores(
+    counts: pd.DataFrame, totals: pd.DataFrame | None = None, n_sequences: int = 0, most: int = SHOWN_TOKENS
+) -> pd.DataFrame:
+    """token_id, token, npmi, low, high, chosen, n, total: the tokens that go most with an expert, the clearest first.
 
     `counts`: sequence_id, token_id, token, n, chosen, one row per sequence and token; intervals are over sequences.
+    `totals`: the same without sequence_id over the whole run, where `counts` are of some of its `n_sequences`: list and
+    values are then of the whole, and intervals narrowed to it. total: all tokens.
     """
-    counts = counts.assign(key=counts["token_id"].astype(object).where(counts["token_id"].notna(), counts["token"]))
-    total = counts.groupby("key", sort=False).agg({"token_id": "first", "token": "first", "n": "sum", "chosen": "sum"})
+    counts = _keyed(counts)
+    total = (counts if totals is None else _keyed(totals)).groupby("key", sort=False)
+    total = total.agg({"token_id": "first", "token": "first", "n": "sum", "chosen": "sum"})
     known = total[(total["n"] >= min(FEWEST_SEEN, total["n"].max())) & (total["chosen"] > 0)]
     npmi = pmi_npmi(known["chosen"], known["n"], total["chosen"].sum(), total["n"].sum())[1]
     best = known.assign(npmi=npmi).sort_values(["npmi", "n"], ascending=False, kind="stable").head(most)
     low, high = _token_spread(counts, best) if len(best) else (np.zeros(0), np.zeros(0))
-    return best.assign(low=best["npmi"] + low, high=best["npmi"] + high).reset_index(drop=True)
+    narrow = np.sqrt(counts["sequence_id"].nunique() / n_sequences) if n_sequences else 1.0
+    ends = {"low": best["npmi"] + low * narrow, "high": best["npmi"] + high * narrow}
+    return best.assign(**ends, total=total["n"].sum()).reset_index(drop=True)
+
+
+def _keyed(counts: pd.DataFrame) -> pd.DataFrame:
+    return counts.assign(key=counts["token_id"].astype(object).where(counts["token_id"].notna(), counts["token"]))
 
 
 def _token_spread(counts: pd.DataFrame, best: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -119,17 +119,19 @@ def together(pair: Any, where: str) -> Iterator[Finding]:
     """Two experts of a layer that go together. `pair`: a row of coactivation."""
     text = (
         f"Experts {pair['expert']:.0f} and {pair['other']:.0f} of layer {pair['layer']:.0f} are chosen together "
-        f"{number(pair, 'lift', 1)} times as often as by chance: {int(pair['n_ij']):,} of {int(pair['n_tokens']):,} "
-        f"tokens (nPMI {pair['npmi']:.2f})."
+        f"{number(pair, 'lift_distinct', 1)} times as often as by chance: {int(pair['n_ij']):,} of "
+        f"{int(pair['n_tokens']):,} tokens (nPMI {pair['npmi_distinct']:.2f}). Chance: as many distinct experts per "
+        "token, drawn with these loads."
     )
-    fields = measured(pair, "lift", "times chance")
+    fields = measured(pair, "lift_distinct", "times chance")
     yield Finding("Experts that go together", text, f"probe analyze coactivation {where}", **fields)
 
 
 def strongest_pair(coactivation: Any) -> Any:
     """The row with the highest nPMI, which unlike lift is not led by pairs seen once; None without pairs."""
     seen = coactivation[(coactivation["n_ij"] > 0) & (coactivation["expert"] < coactivation["other"])]
-    return seen.loc[seen["npmi"].idxmax()] if len(seen) else None
+    seen = seen[seen["npmi_distinct"].notna()]
+    return seen.loc[seen["npmi_distinct"].idxmax()] if len(seen) else None
 
 
 def distances(distance: Any, where: str) -> Iterator[Finding]:
@@ -156,7 +158,7 @@ def largest_outputs(outputs: Any, where: str, token: str | None) -> Iterator[Fin
     if not len(known):
         return
     found = known[known["is_super"].astype(bool)].sort_values("max_abs_output", ascending=False)
-    top = known.loc[known["max_abs_output"].idxmax()] if not len(found) else found.iloc[0]
+    top = known.loc[known["max_abs_output"].idxmax()]
     largest, median = float(top["max_abs_output"]), float(known["max_abs_output"].median())
     made = f", by the token {token!r}," if token is not None else ""
     times = f", {largest / median:.1f} times the median expert's" if median else ""
@@ -168,7 +170,10 @@ def largest_outputs(outputs: Any, where: str, token: str | None) -> Iterator[Fin
         f"{listed(names) if names else 'none'}. n = {int(top['n_tokens']):,} tokens."
     )
     fields: dict[str, Any] = {"value": largest, "unit": "largest |output component|", "n_tokens": int(top["n_tokens"])}
-    title = "Super experts" if largest > OUTSTANDING * median else "No expert's outputs dwarf the others'"
+    far = largest > OUTSTANDING * median
+    title = f"Super experts: {listed(names)}" if names else "A very large output" if far else "No super experts"
+    if names and not far:
+        title += ", hardly above the others"
     yield Finding(title, text, f"probe analyze super_experts {where}", **fields)
 
 
@@ -181,7 +186,8 @@ def next_layer(crossing: Any, num_experts: int, where: str) -> Iterator[Finding]
     text = (
         f"Which expert is first in layer {row['layer']:.0f} says {number(row, 'mi_bits')} of at most "
         f"{np.log2(num_experts):.0f} bits about the first in layer {row['next_layer']:.0f}, the most of any two "
-        f"neighbours ({span(known['mi_bits'].min(), known['mi_bits'].max())} bits). "
+        f"neighbours ({span(known['mi_bits'].min(), known['mi_bits'].max())} bits); so many "
+        f"tokens of layers that ignore each other would show {float(row['mi_chance']):.2g}. "
         f"n = {int(row['n_tokens']):,} tokens."
     )
     fields = measured(row, "mi_bits", "bits")

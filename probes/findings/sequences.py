@@ -55,7 +55,11 @@ def _around(value: Any, read: Any, low: Any, high: Any, at: Stored) -> dict[str,
 
 
 def lift_interval(at: Stored, pair: Any, resamples: int, seed: int) -> Any:
-    """The pair's row with ci_low and ci_high of its lift."""
+    """The pair's row with ci_low and ci_high of its lift_distinct.
+
+    The resampled figure is the published lift; what distinct choices make of it depends on the loads alone, which
+    vary little beside the pair's count, and is that of the whole run in every resample.
+    """
     experts = int(pair["expert"]), int(pair["other"])
     rows = finding_queries.sequence_pair(at.trace, at.run_id, int(pair["layer"]), *experts, at.sequences)
     sums = rows.to_numpy(np.float64)
@@ -63,19 +67,19 @@ def lift_interval(at: Stored, pair: Any, resamples: int, seed: int) -> Any:
     low, high = interval(read, _lift(resampled_sums(sums, resamples, seed)))
     row = pair.copy()
     for name, end in _around(float(pair["lift"]), read, low, high, at).items():
-        row[name] = float(end)
+        row[name] = float(end) * float(pair["lift_distinct"]) / float(pair["lift"])
     return row
 
 
 def _lift(sums: np.ndarray) -> np.ndarray:
-    """How much more often together than by chance, from [..., (tokens, one, other, both)]."""
+    """p_ij / (p_i p_j), from [..., (tokens, one, other, both)]."""
     n, first, other, both = np.moveaxis(sums, -1, 0)
     return ratio(both * n, first * other)
 
 
 def uncertain_tokens(at: Stored) -> Iterator[Finding]:
-    """The tokens whose routing is least certain, on the mean over layers."""
-    rows = finding_queries.uncertain_tokens(at.trace, at.run_id, SHOWN_TOKENS, at.sequences)
+    """The tokens whose routing is least certain, on the mean over layers: of the whole run, whatever else is read."""
+    rows = finding_queries.uncertain_tokens(at.trace, at.run_id, SHOWN_TOKENS)
     if not len(rows):
         return
     spelled = "; ".join(f"{_placed(row)}: {row.entropy:.2f} nats" for row in rows.itertuples())

@@ -33,7 +33,8 @@ class Stored(TraceSource):
         return command_about(self.trace, self.run_id)
 
     def aggregates(self) -> Mapping[str, Any]:
-        return {**self.sums, "seen": (self.sums["tokens"] + self.sums["missing"]).max(axis=0)}
+        seen = (self.sums["tokens"] + self.sums["missing"]).max(axis=0)
+        return {**self.sums, "seen": seen, "sizes": self.sizes}
 
     @property
     def share(self) -> float:
@@ -115,8 +116,7 @@ def _with_one_more(values: np.ndarray, unknown: float) -> np.ndarray:
 
 def _token(at: Stored, frame: pd.DataFrame) -> str | None:
     """The text of the token behind the largest output."""
-    chosen = frame[frame["is_super"].astype(bool)] if frame["is_super"].any() else frame
-    row = chosen.loc[chosen["max_abs_output"].idxmax()]
+    row = frame.loc[frame["max_abs_output"].idxmax()]
     if row["sequence_id"] is None or row["sequence_id"] != row["sequence_id"]:
         return None
     return finding_queries.token_text(at.trace, at.run_id, int(row["sequence_id"]), int(row["position"]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from probes.analysis import noise_test
@@ -136,6 +136,8 @@ class _Reading:
             f" {survive:,} of {tested:,} {what} are more than noise (false-discovery rate 5 %, "
             f"{test.permutations:,} permutations of the labels over sequences)."
         )
+        if self.at.sequences is not None:
+            sentence = f"{sentence[:-2]}, of {self.at.n_sequences:,} of {int(self.at.run['n_sequences']):,} of them)."
         return table, sentence
 
     def facts(self) -> Iterator[Finding]:
@@ -154,12 +156,22 @@ class _Reading:
         if (pair := facts.strongest_pair(at.table("coactivation"))) is not None:
             yield from facts.together(self._lift(pair), where)
         if "cross_layer" in tables:
-            yield from facts.next_layer(tables["cross_layer"], about.num_experts, where)
+            yield from self._read(facts.next_layer(tables["cross_layer"], about.num_experts, where))
         lru, ahead, fixed = (tables[name] for name in ("cache_hit_rate", "sch", "srp"))
-        yield from facts.cache(lru, ahead, fixed, about.top_k, about.num_experts, where)
+        yield from self._read(facts.cache(lru, ahead, fixed, about.top_k, about.num_experts, where))
         yield from outputs(at)
         if "norm_vs_gate" in tables:
-            yield from facts.norms(tables["norm_vs_gate"], where)
+            yield from self._read(facts.norms(tables["norm_vs_gate"], where))
+
+    def _read(self, found: Iterator[Finding]) -> Iterator[Finding]:
+        """Facts of the sequences that were read: where those are not all, they say so."""
+        for fact in found:
+            yield replace(fact, text=fact.text + self._sampled())
+
+    def _sampled(self) -> str:
+        if self.at.sequences is None:
+            return ""
+        return f" Estimated from {self.at.n_sequences:,} of {int(self.at.run['n_sequences']):,} sequences."
 
     def _entropy(self) -> pd.DataFrame:
         frame = entropy(self.at)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from probes.errors import UsageError
+from probes.metrics.chance import independent_bits
 from probes.metrics.chunk import About, Chunk
 from probes.metrics.registry import Column, Counts, Metric, Option, Options
 from probes.metrics.tables import axes, coverage, grid, ratio
@@ -71,6 +72,13 @@ def cramers_v(pairs: np.ndarray) -> np.ndarray:
     return np.sqrt(ratio(chi2, n * np.maximum(size - 1, 0)))
 
 
+def chance(pairs: np.ndarray, n_tokens: np.ndarray) -> np.ndarray:
+    """Bits that as many tokens show where the layers choose without regard to each other, loads as they are."""
+    n = pairs.sum(axis=(-2, -1))
+    k = np.sqrt(n / np.maximum(n_tokens, 1))  # a token has k² pairs
+    return independent_bits(pairs.sum(axis=-1), pairs.sum(axis=-2), n, k)
+
+
 def estimate(counts: Counts, options: Options, about: About) -> np.ndarray:
     """mi_bits [..., L − distance], or the transitions' share of their expert [..., L − distance, E, E]."""
     pairs = counts["pairs"]
@@ -87,7 +95,8 @@ def table(counts: Counts, options: Options, about: About) -> pd.DataFrame:
     if not options["transitions"]:
         bits, nmi = information(counts["pairs"])
         columns = {"next_layer": np.broadcast_to(following, bits.shape), "mi_bits": bits, "nmi": nmi}
-        return grid(index, {**columns, "cramers_v": cramers_v(counts["pairs"]), **coverage(counts)})
+        columns |= {"cramers_v": cramers_v(counts["pairs"]), "mi_chance": chance(counts["pairs"], counts["n_tokens"])}
+        return grid(index, {**columns, **coverage(counts)})
     experts = np.arange(about.num_experts)
     shares = estimate(counts, options, about)
     after = np.broadcast_to(following, counts["n_tokens"].shape)
@@ -104,7 +113,8 @@ METRIC = Metric(
     question="What does one layer's choice say about the next layer's?",
     formula="counts of expert → expert from a MoE layer to the next, per token: mi = Σ p log2(p / (p_row "
     "p_column)) in bits; nmi = mi / mean of both entropies; Cramér's V = √(χ² / (n·(min(rows, columns) − "
-    "1))) over the experts that occur",
+    "1))) over the experts that occur. mi_chance: a finite table is never quite independent, by about (E − k)² / "
+    "(2 n ln 2) bits of n pairs where it is well filled, k 1 for rank 1; each cell Poisson around its expectation",
     source="RMoE, arXiv 2408.06793; Omni-router, arXiv 2507.05724",
     options=(
         Option("rank", str, "1", "pair the first-ranked experts, or all with all", ("1", "all")),
@@ -122,6 +132,7 @@ METRIC = Metric(
         Column("mi_bits", "bits", "mutual information", 0),
         Column("nmi", "ratio", "mutual information over the mean entropy; null if neither layer varies", 0, 1),
         Column("cramers_v", "ratio", "Cramér's V; null if a layer does not vary", 0, 1),
+        Column("mi_chance", "bits", "mi_bits expected of layers that ignore each other: as many pairs, same loads", 0),
         Column("n_tokens", "tokens", "tokens with routing in both layers", 0),
         Column("missing_share", "share", "positions without routing in one of them", 0, 1),
     ),

@@ -201,8 +201,9 @@ METRIC = Metric(
     formula="frequency: count; soft_frequency: Σ weight; ean: Σ‖o‖, ean_mean its mean over routed tokens; reap: "
     "mean over routed tokens of weight·‖o‖; easy_ep: Σ weight·‖o‖·max(1 − cos(h, h + r), 0), h the residual stream "
     "before the experts, r what they returned; mone_variance: ‖Var(o)‖₂, unbiased, per component over the run; mone: "
-    "‖√Var(o)‖₂ times the mean weight over all tokens (the fusion of the published code, without its constant "
-    "factor); max_activation: max |o|. rank 1 = most important in the "
+    "‖√Var(o)‖₂ times the mean weight over all tokens (the value of the published code depends on the order of its "
+    "batches, as it merges their variances; here Var is the exact one of the run, and its constant factor is left "
+    "out); max_activation: max |o|. rank 1 = most important in the "
     "layer, equals by lower id. pruned (PESF): count < (T·k/E)·α",
     source="PESF, arXiv 2508.01625; EAN and REAP: arXiv 2510.13999; EASY-EP: arXiv 2504.06792; MoNE: arXiv 2507.00390; "
     "max activation: arXiv 2507.23279",

@@ -3,7 +3,7 @@
 Every question names its run, and reads one sequence, one layer or the small aggregates where it can.
 """
 
-from store.page_queries.experts import contexts, expert_totals, recorded, token_counts
+from store.page_queries.experts import contexts, expert_totals, recorded, token_counts, token_totals
 from store.page_queries.overview import layer_totals, load, missing, sampled_entropy, sampled_load
 from store.page_queries.places import places
 from store.page_queries.pruning import kept_outputs
@@ -45,6 +45,7 @@ __all__ = [
     "token_experts",
     "token_layers",
     "token_logits",
+    "token_totals",
     "tokens",
     "uncertain_contexts",
 ]

@@ -1,46 +1,57 @@
-"""One expert: the tokens that choose it, in context, over some drawn sequences; and what a run holds beside choices."""
+"""One expert: the tokens that choose it, in context; and what a run holds beside choices."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from store.page_queries.narrow import Only, among, only
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def token_counts(trace: Any, run_id: int, layer: int, expert: int, sequences: Sequence[int]) -> pd.DataFrame:
+def token_counts(trace: Any, run_id: int, layer: int, expert: int, sequences: Only) -> pd.DataFrame:
     """sequence_id, token_id, token, n (occurrences with routing in the layer), chosen (those that chose the expert).
 
     One row per sequence and token: intervals are over sequences.
     """
     return trace.sql(
-        """SELECT sequence_id, t.token_id, CASE WHEN t.token_id IS NULL THEN t.token END AS word,
+        f"""SELECT sequence_id, t.token_id, CASE WHEN t.token_id IS NULL THEN t.token END AS word,
                   min(t.token) AS token, count(*) AS n, count(*) FILTER (list_contains(r.experts, $expert)) AS chosen
            FROM routing r JOIN tokens t USING (run_id, sequence_id, position)
            WHERE run_id = $run AND layer = $layer AND experts IS NOT NULL
-             AND sequence_id IN (SELECT unnest($sequences::INTEGER[]))
-           GROUP BY sequence_id, t.token_id, word ORDER BY ALL""",
-        {"run": run_id, "layer": layer, "expert": expert, "sequences": list(sequences)},
+             {only(sequences)}
+           GROUP BY sequence_id, t.token_id, word ORDER BY ALL""",  # noqa: S608 (a constant condition)
+        among(sequences, {"run": run_id, "layer": layer, "expert": expert}),
     )
 
 
-def contexts(
-    trace: Any, run_id: int, layer: int, expert: int, sequences: Sequence[int], around: int, most: int
-) -> pd.DataFrame:
+def token_totals(trace: Any, run_id: int, layer: int, expert: int) -> pd.DataFrame:
+    """token_id, token, n, chosen over the whole run: one row per token, as `token_counts` has them per sequence."""
+    return trace.sql(
+        """SELECT t.token_id, CASE WHEN t.token_id IS NULL THEN t.token END AS word,
+                  min(t.token) AS token, count(*) AS n, count(*) FILTER (list_contains(r.experts, $expert)) AS chosen
+           FROM routing r JOIN tokens t USING (run_id, sequence_id, position)
+           WHERE run_id = $run AND layer = $layer AND experts IS NOT NULL
+           GROUP BY t.token_id, word ORDER BY ALL""",
+        {"run": run_id, "layer": layer, "expert": expert},
+    )
+
+
+def contexts(trace: Any, run_id: int, layer: int, expert: int, sequences: Only, around: int, most: int) -> pd.DataFrame:
     """sequence_id, label, position, weight, rank, tokens (a list), first (the position of the first of them).
 
     The token of each sequence that the expert has the largest weight for, with `around` tokens before and after it; the
-    heaviest first, at most `most`.
+    heaviest first, at most `most`. sequences: None for all of the run.
     """
     return trace.sql(
-        """WITH fired AS (
+        f"""WITH fired AS (
                SELECT sequence_id, position, rank, weight FROM (
                    SELECT sequence_id, position, list_position(experts, $expert) AS rank, weights[rank] AS weight,
                           row_number() OVER (PARTITION BY sequence_id ORDER BY weight DESC NULLS LAST, rank, position)
                           AS place
                    FROM routing WHERE run_id = $run AND layer = $layer AND list_contains(experts, $expert)
-                     AND sequence_id IN (SELECT unnest($sequences::INTEGER[]))
+                     {only(sequences)}
                ) WHERE place = 1 ORDER BY weight DESC NULLS LAST, rank, sequence_id LIMIT $most
            )
            SELECT f.sequence_id, any_value(s.label) AS label, f.position, any_value(f.weight) AS weight,
@@ -49,8 +60,8 @@ def contexts(
            FROM fired f JOIN tokens t ON t.run_id = $run AND t.sequence_id = f.sequence_id
                 AND t.position BETWEEN f.position - $around AND f.position + $around
            JOIN sequences s ON s.run_id = $run AND s.sequence_id = f.sequence_id
-           GROUP BY f.sequence_id, f.position ORDER BY weight DESC NULLS LAST, rank, f.sequence_id""",
-        {"run": run_id, "layer": layer, "expert": expert, "sequences": list(sequences), "around": around, "most": most},
+           GROUP BY f.sequence_id, f.position ORDER BY weight DESC NULLS LAST, rank, f.sequence_id""",  # noqa: S608 (a constant condition)
+        among(sequences, {"run": run_id, "layer": layer, "expert": expert, "around": around, "most": most}),
     )
 
 

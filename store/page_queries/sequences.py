@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from store.page_queries.narrow import Only, among, only
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,22 +85,22 @@ def sequence_layers(trace: Any, run_id: int, sequence_id: int) -> pd.DataFrame:
 
 
 def firing_sequences(
-    trace: Any, run_id: int, layer: int, expert: int, label: str | None, sequences: Sequence[int], most: int
+    trace: Any, run_id: int, layer: int, expert: int, label: str | None, sequences: Only, most: int
 ) -> pd.DataFrame:
     """sequence_id, label, beginning, n_fired, n_tokens (with routing in the layer): where an expert is chosen most.
 
-    Of the `sequences` (and one label, if given), those with the largest share of their tokens first, at most `most`;
-    none where it never fires.
+    Of the `sequences` (None: of all; and one label, if given), those with the largest share of their tokens first, at
+    most `most`; none where it never fires.
     """
     return trace.sql(
-        """SELECT s.sequence_id, s.label, left(s.text, 120) AS beginning, f.n_fired, f.n_tokens
+        f"""SELECT s.sequence_id, s.label, left(s.text, 120) AS beginning, f.n_fired, f.n_tokens
            FROM (SELECT sequence_id, count(*) FILTER (list_contains(experts, $expert)) AS n_fired, count(*) AS n_tokens
                  FROM routing WHERE run_id = $run AND layer = $layer AND experts IS NOT NULL
-                   AND sequence_id IN (SELECT unnest($sequences::INTEGER[])) GROUP BY sequence_id) f
+                   {only(sequences)} GROUP BY sequence_id) f
            JOIN sequences s ON s.run_id = $run AND s.sequence_id = f.sequence_id
            WHERE f.n_fired > 0 AND ($label IS NULL OR s.label = $label)
-           ORDER BY f.n_fired / f.n_tokens DESC, s.sequence_id LIMIT $most""",
-        {"run": run_id, "layer": layer, "expert": expert, "label": label, "sequences": list(sequences), "most": most},
+           ORDER BY f.n_fired / f.n_tokens DESC, s.sequence_id LIMIT $most""",  # noqa: S608 (a constant condition)
+        among(sequences, {"run": run_id, "layer": layer, "expert": expert, "label": label, "most": most}),
     )
 
 

@@ -1,9 +1,11 @@
-"""Entropy and margin by layer and label from the aggregates; the least certain tokens of some drawn sequences."""
+"""Entropy and margin by layer and label from the aggregates; the least certain tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from store.page_queries.narrow import Only, among, only
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,33 +31,36 @@ def sequence_uncertainty(trace: Any, run_id: int, sequences: Sequence[int]) -> p
     )
 
 
-def token_entropies(trace: Any, run_id: int, layer: int | None, sequences: Sequence[int], fewest: int) -> pd.DataFrame:
-    """token_id, token, entropy (nats, mean over occurrences), n: the least certain first; of all layers for None."""
+def token_entropies(trace: Any, run_id: int, layer: int | None, sequences: Only, fewest: int) -> pd.DataFrame:
+    """token_id, token, entropy (nats, mean over occurrences), n: the least certain first; of all layers for None.
+
+    sequences: None for all of the run.
+    """
     return trace.sql(
-        """SELECT t.token_id, min(t.token) AS token, avg(r.entropy) AS entropy,
+        f"""SELECT t.token_id, min(t.token) AS token, avg(r.entropy) AS entropy,
                   CAST(count(*) / count(DISTINCT r.layer) AS BIGINT) AS n
            FROM routing r JOIN tokens t USING (run_id, sequence_id, position)
            WHERE run_id = $run AND ($layer IS NULL OR layer = $layer) AND entropy IS NOT NULL
-             AND sequence_id IN (SELECT unnest($sequences::INTEGER[]))
+             {only(sequences)}
            GROUP BY t.token_id, CASE WHEN t.token_id IS NULL THEN t.token END
-           HAVING n >= $fewest ORDER BY entropy DESC, t.token_id""",
-        {"run": run_id, "layer": layer, "sequences": list(sequences), "fewest": fewest},
+           HAVING n >= $fewest ORDER BY entropy DESC, t.token_id""",  # noqa: S608 (a constant condition)
+        among(sequences, {"run": run_id, "layer": layer, "fewest": fewest}),
     )
 
 
 def uncertain_contexts(
-    trace: Any, run_id: int, layer: int | None, sequences: Sequence[int], around: int, most: int
+    trace: Any, run_id: int, layer: int | None, sequences: Only, around: int, most: int
 ) -> pd.DataFrame:
     """sequence_id, label, position, entropy, tokens (a list), first (the position of the first of them).
 
     The least certain occurrence of each token, with `around` tokens on both sides; the highest entropy first (nats, the
-    mean over layers where none is named), at most `most`.
+    mean over layers where none is named), at most `most`. sequences: None for all of the run.
     """
     return trace.sql(
-        """WITH unsure AS (
+        f"""WITH unsure AS (
                SELECT sequence_id, position, avg(entropy) AS entropy FROM routing
                WHERE run_id = $run AND ($layer IS NULL OR layer = $layer) AND entropy IS NOT NULL
-                 AND sequence_id IN (SELECT unnest($sequences::INTEGER[]))
+                 {only(sequences)}
                GROUP BY sequence_id, position
            ), top AS (
                SELECT u.* FROM unsure u
@@ -70,6 +75,6 @@ def uncertain_contexts(
            FROM top f JOIN tokens t ON t.run_id = $run AND t.sequence_id = f.sequence_id
                 AND t.position BETWEEN f.position - $around AND f.position + $around
            JOIN sequences s ON s.run_id = $run AND s.sequence_id = f.sequence_id
-           GROUP BY f.sequence_id, f.position ORDER BY entropy DESC, f.sequence_id, f.position""",
-        {"run": run_id, "layer": layer, "sequences": list(sequences), "around": around, "most": most},
+           GROUP BY f.sequence_id, f.position ORDER BY entropy DESC, f.sequence_id, f.position""",  # noqa: S608 (a constant condition)
+        among(sequences, {"run": run_id, "layer": layer, "around": around, "most": most}),
     )

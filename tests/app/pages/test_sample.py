@@ -37,7 +37,7 @@ def test_a_run_with_changed_routing_says_so(open_page, sample):
     assert "routing changed" in steered
     for layer, expert in ((1, 3), (2, 5)):
         text = sound(open_page([sample], "experts", run=2, layer=layer, expert=expert))
-        assert "It was not chosen in what was read." in text
+        assert "It was never chosen." in text
 
 
 def test_what_the_pages_ask_for_can_be_done(open_page, sample):

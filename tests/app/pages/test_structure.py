@@ -56,7 +56,7 @@ def test_an_expert_can_be_marked(open_page, traces):
     assert "Expert 5 goes with" in shown(test)
 
 
-CHOICES = [{"pairs": "lift"}, {"pairs": "conditional", "order": "by number"}, {"flows": "above chance"}]
+CHOICES = [{"pairs": "lift_distinct"}, {"pairs": "conditional", "order": "by number"}, {"flows": "above chance"}]
 
 
 @pytest.mark.parametrize("choices", [*CHOICES, {"pairs": "x", "order": "y", "clusters": "z"}])
@@ -115,24 +115,26 @@ def pairs_frame(experts=6):
     frame = pd.DataFrame(rows, columns=["expert", "other"])
     near = (frame["expert"] // 2) == (frame["other"] // 2)
     npmi = np.where(near, 0.6, -0.2)
-    return frame.assign(npmi=npmi, lift=2.0**npmi, conditional=rng.random(len(frame)), n_ij=np.where(near, 40, 0))
+    return frame.assign(
+        npmi_distinct=npmi, lift_distinct=2.0**npmi, conditional=rng.random(len(frame)), n_ij=np.where(near, 40, 0)
+    )
 
 
 def test_alike_experts_stand_together():
-    order = charts.clustered(pairs_frame().sample(frac=1, random_state=0), "npmi", 6)
+    order = charts.clustered(pairs_frame().sample(frac=1, random_state=0), "npmi_distinct", 6)
     assert sorted(order) == list(range(6))
     assert all(order[at] // 2 == order[at + 1] // 2 for at in (0, 2, 4))
-    assert charts.clustered(pairs_frame().assign(npmi=np.nan), "npmi", 6) == list(range(6))
+    assert charts.clustered(pairs_frame().assign(npmi_distinct=np.nan), "npmi_distinct", 6) == list(range(6))
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("measure", ["npmi", "lift", "conditional"])
+@pytest.mark.parametrize("measure", ["npmi_distinct", "lift_distinct", "conditional"])
 def test_the_matrix_holds_what_was_given_in_the_order_asked_for(theme, measure):
     frame, order = pairs_frame(), [5, 3, 1, 0, 2, 4]
     heatmap = charts.pair_heatmap(frame, theme, measure=measure, order=order).data[0]
     z = np.asarray(heatmap.z, float)
     value = frame.set_index(["expert", "other"]).loc[(5, 3), measure]
-    assert z[0, 1] == pytest.approx(np.log2(value) if measure == "lift" else value)
+    assert z[0, 1] == pytest.approx(np.log2(value) if measure == "lift_distinct" else value)
     assert np.isnan(np.diag(z)).all()
     assert "tokens chose both" in heatmap.text[0][1]
     if measure != "conditional":
