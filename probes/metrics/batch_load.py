@@ -123,7 +123,7 @@ def _of_drawn(kind: str, parts: list[Any], options: Options, about: About) -> np
 def _figures(ids: np.ndarray, batch: np.ndarray, options: Options, about: About) -> np.ndarray:
     """[batches, L, 1 + γ + 1]: max ÷ mean over experts, overflow share per γ, max ÷ mean over devices; NaN if empty."""
     batches, gammas = int(batch.max(initial=-1)) + 1, np.array(options["gamma"])
-    out = np.full((batches, about.num_layers, len(gammas) + 2), np.nan, np.float32)
+    out = np.full((batches, about.num_layers, len(gammas) + 2), np.nan)
     for i in range(about.num_layers):
         slots = (ids[:, i] >= 0) & (batch >= 0)[:, None]
         cell = (batch[:, None] * about.num_experts + ids[:, i])[slots]
@@ -152,7 +152,7 @@ def table(counts: Counts, options: Options, about: About) -> pd.DataFrame:
         for j, gamma in enumerate(options["gamma"]):
             columns: dict[str, Any] = {"batch": words, "layer": about.layers, "gamma": gamma}
             columns |= _spread("overflow_share", figures[:, :, 1 + j]) | _spread("max_over_mean", figures[:, :, 0])
-            columns |= _spread("device_max_over_mean", figures[:, :, -1]) if options["devices"] else {}
+            columns |= _spread("device_max_over_mean", figures[:, :, -1])
             columns["n_batches"] = (~np.isnan(figures[:, :, 0])).sum(axis=0)
             columns |= {name: values[0] for name, values in coverage(counts).items()}
             frames.append(pd.DataFrame(columns))
@@ -208,7 +208,7 @@ METRIC = Metric(
         Column("gamma", "ratio", "capacity factor", 0),
         *_columns("overflow_share", "share", "assignments beyond the capacity", 0, 1),
         *_columns("max_over_mean", "ratio", "busiest expert over the mean: the straggler factor", 1),
-        *_columns("device_max_over_mean", "ratio", "busiest device over the mean (devices)", 1),
+        *_columns("device_max_over_mean", "ratio", "busiest device over the mean; null without --devices", 1),
         Column("n_batches", "batches", "batches with tokens in the layer", 0),
         Column("n_tokens", "tokens", "tokens with routing in the whole trace", 0),
         Column("missing_share", "share", "positions without routing", 0, 1),

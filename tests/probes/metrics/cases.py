@@ -33,6 +33,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "keep": 0.5,
         "alpha": 0.7,
     },
+    "batch_load": {"size": 2, "gamma": (0.5, 1.0)},
     "top_p_experts": {"p": (0.3, 0.9)},
     "expert_similarity": {"kind": ("outputs", "router", "weights", "matched")},
     "expert_clusters": {"clusters": 2},

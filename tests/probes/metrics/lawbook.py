@@ -13,6 +13,7 @@ from probes.metrics.registry import Metric
 from tests.probes.metrics.cases import OPTIONS, PER_EXPERT, Case, drop_routing, drop_slots, take
 
 KEYS = [
+    "batch",
     "label",
     "token",
     "target",

@@ -602,3 +602,37 @@ def expert_similarity(case: Case) -> Rows:
 
 def _cosine(a: Any, b: Any) -> float:
     return float(np.dot(a, b) / math.sqrt(np.dot(a, a) * np.dot(b, b)))
+
+
+def batch_load(case: Case, size: int, gammas: tuple[float, ...], devices: int) -> Rows:
+    """Windows of a sequence and whole sequences, batch by batch; the drawn kinds have tests of their own."""
+    rows = {}
+    experts = case["num_experts"]
+    for i, layer in layers(case):
+        routed = [[t for t in s if (case["experts"][t, :, 0] >= 0).any()] for s in sequences(case)]
+        windows = [s[a : a + size] for s in routed for a in range(0, len(s) - size + 1, size)]
+        for name, batches in (
+            (f"{size} consecutive tokens of a sequence", windows),
+            ("one sequence's prefill", [s for s in routed if s]),
+        ):
+            figures: dict[str, list[float]] = defaultdict(list)
+            for batch in batches:
+                mine = [case["experts"][t, i].tolist() for t in batch if case["experts"][t, i, 0] >= 0]
+                if not mine:
+                    continue
+                load = [sum(e in token for token in mine) for e in range(experts)]
+                figures["max_over_mean"].append(max(load) / (sum(load) / experts))
+                there = [sum(load[e] for e in range(experts) if e * devices // experts == d) for d in range(devices)]
+                figures["device_max_over_mean"].append(max(there) / (sum(there) / devices))
+                for gamma in gammas:
+                    limit = math.ceil(gamma * case["experts"].shape[2] * len(mine) / experts)
+                    figures[f"over {gamma}"].append(sum(max(c - limit, 0) for c in load) / sum(load))
+            for gamma in gammas:
+                row = {"n_batches": len(figures["max_over_mean"])}
+                named = {"max_over_mean": "max_over_mean", "device_max_over_mean": "device_max_over_mean"}
+                for column, key in {**named, "overflow_share": f"over {gamma}"}.items():
+                    values = figures[key]
+                    row[column] = sum(values) / len(values) if values else NAN
+                    row[f"{column}_p95"] = float(np.quantile(values, 0.95)) if values else NAN
+                rows[name, layer, gamma] = row
+    return rows

@@ -132,6 +132,15 @@ agrees("router_saturation", "layer", ref.router_saturation)
 agrees("batch_invariance", "sequence_id layer position", ref.batch_invariance)
 agrees("capacity", "layer gamma", lambda case: ref.capacity(case, 1.25, False), gamma=1.25)
 agrees("capacity reroute", "layer gamma", lambda case: ref.capacity(case, 1.0, True), gamma=1.0, mode="reroute")
+agrees(
+    "batch_load",
+    "batch layer gamma",
+    lambda case: ref.batch_load(case, 2, (1.0, 1.5), 2),
+    batch=("consecutive", "sequence"),
+    size=2,
+    gamma=(1.0, 1.5),
+    devices=2,
+)
 
 
 for drop in ("score", "first", "last"):
