@@ -27,7 +27,7 @@ LAYER_COLUMNS = (
     Column("layer", "index", "the model's own layer index", 0),
     Column("cv_a", "ratio", "coefficient of variation of the experts' counts in run a", 0),
     Column("cv_b", "ratio", "the same in run b", 0),
-    Column("max_over_mean_a", "ratio", "busiest expert over the mean in run a: the straggler factor", 1),
+    Column("max_over_mean_a", "ratio", "busiest expert over the mean in run a, all its tokens as one batch", 1),
     Column("max_over_mean_b", "ratio", "the same in run b", 1),
     Column("dead_a", "experts", "experts never chosen in run a", 0),
     Column("dead_b", "experts", "the same in run b", 0),

@@ -23,7 +23,7 @@ PAGE = Page(name="compare", title="Compare", icon=":material/compare:", section=
 LISTED = 12
 BALANCE = {
     "cv": ("cv", "coefficient of variation of the experts' counts: 0 = all equal"),
-    "max ÷ mean": ("max_over_mean", "busiest expert over the mean: 1 = all equal"),
+    "max ÷ mean": ("max_over_mean", "busiest expert over the mean, all tokens of a run as one batch: 1 = all equal"),
 }
 
 

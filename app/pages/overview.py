@@ -162,7 +162,8 @@ MEASURE_NAMES = {
     "cv": ("coefficient of variation", "= standard deviation of the experts' counts over their mean. 0 = all equal."),
     "max ÷ mean": (
         "busiest expert over the mean",
-        "= the straggler factor: with experts on different devices the slowest sets the pace. 1 = all equal.",
+        "= the straggler factor, with all tokens of the trace as one batch: the slowest device sets the pace. "
+        "1 = all equal. Single batches are less even: probe analyze batch_load.",
     ),
     "gini": (
         "Gini coefficient",

@@ -17,12 +17,12 @@ Sent on to the next best expert with room, the third token goes to expert 1:
 Dropping one of three with weights 0.9, 0.5, 0.6 loses least of the routing weight where the smallest goes:
 
 >>> weights = [[0.9], [0.5], [0.6]]
->>> for drop in ("score", "first", "last"):
-...     t = metrics.capacity([[0]] * 3, num_experts=2, gamma=1, drop=drop, weights=weights)
-...     print(drop, float(t.dropped_weight_share.round(3)[0]))
+>>> for keep in ("score", "first", "last"):
+...     t = metrics.capacity([[0]] * 3, num_experts=2, gamma=1, keep=keep, weights=weights)
+...     print(keep, float(t.dropped_weight_share.round(3)[0]))
 score 0.25
-first 0.45
-last 0.3
+first 0.3
+last 0.45
 """
 
 from __future__ import annotations
@@ -44,9 +44,17 @@ if TYPE_CHECKING:
 MOST_BYTES = 1 << 30
 
 
+KEPT = {"score": "score", "first": "last", "last": "first"}  # which are kept, from which are dropped, and back
+
+
+def dropped(options: Options) -> str | None:
+    """Which of an expert's assignments do not fit: its smallest weights (score), the first or the last; None: any."""
+    return KEPT[options["keep"]] if options["keep"] else options["drop"]
+
+
 def needs(options: Options) -> tuple[str, ...]:
     """Scores to reroute by; weights to say what is lost."""
-    return (*(("logits",) if options["mode"] == "reroute" else ()), *(("weights",) if options["drop"] else ()))
+    return (*(("logits",) if options["mode"] == "reroute" else ()), *(("weights",) if dropped(options) else ()))
 
 
 def capacities(counts: Counts, options: Options, about: About) -> np.ndarray:
@@ -58,7 +66,7 @@ def capacities(counts: Counts, options: Options, about: About) -> np.ndarray:
 def count(chunk: Chunk, options: Options) -> Counts:
     """chosen [G, L, E]; on the second pass of `reroute` also placed [G, L, gammas, E]: what found a place."""
     counts: Counts = {"chosen": count_experts(chunk)}
-    if options["drop"]:
+    if dropped(options):
         counts |= _assignments(chunk)
     if "limit" in options:
         counts["placed"] = _reroute(chunk, options["limit"])
@@ -70,7 +78,7 @@ def _assignments(chunk: Chunk) -> Counts:
     _, _, layers, _, experts = chunk.shape
     total = chunk.state["assignments"] = chunk.state.get("assignments", 0) + chunk.experts.size
     if 8 * total > MOST_BYTES:
-        raise UsageError("capacity --drop keeps every weight in memory, and these are too many: choose --layers")
+        raise UsageError("capacity --keep holds every weight in memory, and these are too many: choose --layers")
     cell = (chunk.row[:, None, None] * layers + np.arange(layers)[None, :, None]) * experts + chunk.experts
     known = chunk.experts >= 0
     weights = np.asarray(chunk.arrays.weights, np.float32)[known]
@@ -117,15 +125,17 @@ def second(counts: Counts, options: Options, about: About) -> Options | None:
 
 def check(options: Options, about: About) -> None:
     """A capacity is for all tokens at once: rerouting cannot be resampled or repeated per label cheaply, drop can."""
-    if options["mode"] == "reroute" and options["drop"]:
-        raise UsageError("capacity: --drop says which tokens --mode drop drops; --mode reroute drops by turn")
+    if options["keep"] and options["drop"]:
+        raise UsageError("capacity: give --keep or its old form --drop, not both")
+    if options["mode"] == "reroute" and dropped(options):
+        raise UsageError("capacity: --keep and --drop say which tokens --mode drop drops; --mode reroute drops by turn")
     if options["mode"] == "reroute" and about.by not in (None, "label"):
         raise UsageError("capacity --mode reroute groups by label only")
 
 
 def aggregates(stored: Any, options: Options, about: About) -> Counts | None:
     """Dropping needs the counts alone, unless it matters whom it meets."""
-    return stored_counts(stored, about) if options["mode"] == "drop" and not options["drop"] else None
+    return stored_counts(stored, about) if options["mode"] == "drop" and not dropped(options) else None
 
 
 def estimate(counts: Counts, options: Options, about: About) -> np.ndarray:
@@ -146,7 +156,7 @@ def table(counts: Counts, options: Options, about: About) -> pd.DataFrame:
         "experts_over": (chosen > limit[..., None]).sum(axis=-1),
         "utilization_after": ratio(placed.sum(axis=-1), limit * about.num_experts),
         "dropped_share": 1 - ratio(placed.sum(axis=-1), chosen.sum(axis=-1)),
-        **({"dropped_weight_share": lost_weight(counts, limit, options["drop"])} if options["drop"] else {}),
+        **({"dropped_weight_share": lost_weight(counts, limit, which)} if (which := dropped(options)) else {}),
         **coverage(counts),
     }
     return grid({**axes(about, "layer"), "gamma": options["gamma"]}, columns)
@@ -156,17 +166,27 @@ METRIC = Metric(
     name="capacity",
     title="Expert capacity",
     question="What would a limit on tokens per expert cost?",
-    formula="C = ceil(γ·k·T/E); overflow_share = Σ max(count − C, 0) / Σ count; utilization_after = places filled "
-    "/ (E·C). Dropping loses the overflow, whichever tokens it picks (by score, first or last; --drop says how much "
-    "of the routing weight that is); rerouting "
-    "sends each token that finds its expert full, in order, to its best other expert with room",
+    formula="C = ceil(γ·k·T/E), T all tokens of the trace: they count as one batch (`batch_load` looks at batches of a "
+    "size); overflow_share = Σ max(count − C, 0) / Σ count; utilization_after = places filled / (E·C). Dropping loses "
+    "the overflow, whichever tokens it picks (--keep says which stay, and how much of the routing weight is lost); "
+    "rerouting sends each token that finds its expert full, in order, to its best other expert with room",
     source="arXiv 2503.05066; capacity: Switch Transformers, arXiv 2101.03961",
     options=(
         Option("gamma", float, (1.0, 1.25, 1.5, 2.0), "capacity factor γ", low=1e-6, high=1e6, repeatable=True),
         Option("mode", str, "drop", "what happens to the overflow", ("drop", "reroute")),
         Option(
-            *("drop", str, None, "which of an expert's tokens go: its smallest weights, the first or the last ones"),
+            *(
+                "keep",
+                str,
+                None,
+                "which of an expert's tokens keep their place: its largest weights, the first or last",
+            ),
             ("score", "first", "last"),
+        ),
+        Option(
+            *("drop", str, None, "the old form of --keep: which of an expert's tokens go"),
+            ("score", "first", "last"),
+            note="says which tokens go; --keep, as the intervention capacity has it, says which stay",
         ),
     ),
     needs=needs,

@@ -129,7 +129,12 @@ METRIC = Metric(
         Column("count", "tokens", "tokens that chose the expert", 0),
         Column("share", "share", "count over all assignments of the layer", 0, 1),
         Column("cv", "ratio", "coefficient of variation of the counts (summary)", 0),
-        Column("max_over_mean", "ratio", "busiest expert over the mean: the straggler factor (summary)", 1),
+        Column(
+            "max_over_mean",
+            "ratio",
+            "busiest expert over the mean: the straggler factor, all tokens as one batch (summary)",
+            1,
+        ),
         Column("gini", "ratio", "Gini coefficient of the counts (summary)", 0, 1),
         Column("entropy_normalized", "ratio", "entropy of the shares over ln E (summary)", 0, 1),
         Column("dead_experts", "experts", "experts never chosen (summary)", 0),

@@ -59,6 +59,7 @@ class Option:
     repeatable: bool = False
     metavar: str = ""
     keyword: str = ""  # in the pure function, where the name is already that of an array
+    note: str = ""  # said on the command line when it is given: an old name that has a better one
 
     @property
     def kind(self) -> str:

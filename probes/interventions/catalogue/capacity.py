@@ -16,7 +16,7 @@ def assign(site: Site, options: Options, ids: Any, weights: Any) -> tuple[Any, A
     real = site.real(ids)
     live = real[:, None] & (weights != 0)
     limit = capacity(options["gamma"], ids.shape[1], int(real.sum()), site.num_experts)
-    order = _order(site, options["order"], ids, weights)
+    order = _order(site, options["keep"], ids, weights)
     group = ids.long().masked_fill(~live, site.num_experts).reshape(-1)
     over = live & (places(group, order, site.num_experts + 1) >= limit).view_as(ids)
     if not over.any():
@@ -90,7 +90,7 @@ INTERVENTION = Intervention(
     options=(
         Option("gamma", finite, 1.0, "γ, the capacity factor", low=1e-6, high=1e6),
         Option("mode", str, "drop", "what happens to the overflow", ("drop", "reroute")),
-        Option("order", str, "score", "who is served first: the best score, the first or last token", ORDERS),
+        Option("keep", str, "score", "who keeps a place: the best scores, the first or the last tokens", ORDERS),
     ),
     assign=assign,
     drops=True,
@@ -98,7 +98,8 @@ INTERVENTION = Intervention(
     per_pass=True,
     neutral={"gamma": 1e6},
     example={"gamma": 0.5},
+    aliases={"order": "keep"},
     notes="k is the number of slots that arrive, T all tokens of the batch: what is dropped depends on who shares the "
-    "pass, and by `last` or `score` on later tokens. A single token being decoded always fits. Rerouting in the order "
-    "`first` is what the metric `capacity --mode reroute` counts.",
+    "pass, and by `keep=last` or `keep=score` on later tokens. A single token being decoded always fits. Rerouting "
+    "with `keep=first` is what the metric `capacity --mode reroute` counts.",
 )
