@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from probes.errors import ProbeError, UsageError, did_you_mean, unknown
-from probes.families.initialised import note_loading
+from probes.families.initialised import note_loading, restore_buffers
 from probes.parsing import is_whole
 
 LOADING = ("dtype", "device", "revision", "trust_remote_code")
@@ -134,7 +134,7 @@ def _load(model: str, dtype: str, device: str | None, options: dict[str, Any]) -
         **({"device_map": "auto"} if device == "auto" else {}),
         **options,
     )
-    loaded = text_part(note_loading(model, *found))
+    loaded = text_part(restore_buffers(_folder(model), note_loading(model, *found)))
     if device not in (None, "auto"):
         _move(loaded, str(device))
     return loaded, AutoTokenizer.from_pretrained(model, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -10,6 +11,36 @@ from probes.errors import ProbeError
 
 # module -> attribute -> what it was filled with: whoever puts real weights there later has nothing to be told.
 _RANDOM: WeakKeyDictionary[Any, dict[str, bytes]] = WeakKeyDictionary()
+
+
+# model -> names of buffers that were put back after loading.
+_RESTORED: WeakKeyDictionary[Any, list[str]] = WeakKeyDictionary()
+
+
+def restore_buffers(folder: Path | None, model: Any) -> Any:
+    """The model, its buffers as the checkpoint has them, where transformers wrote over them after reading it.
+
+    transformers 5.23 does so with the last balancing bias of Zaya's routers, see
+    findings/zaya_balancing_bias_lost_on_load.sh.
+    Buffers that no checkpoint keeps (rotary frequencies), or of other names or shapes than in the files, stay.
+    """
+    import torch
+    from safetensors import safe_open
+
+    kept = model.state_dict().keys()
+    there = ((name, b) for name, b in model.named_buffers() if name in kept and b.device.type != "meta")
+    buffers = {name: b for name, b in there if b.is_floating_point()}
+    found = []
+    for file in sorted(folder.glob("*.safetensors")) if folder is not None and buffers else ():
+        with safe_open(file, "pt") as stored:
+            for name in sorted(buffers.keys() & set(stored.keys())):
+                value = stored.get_tensor(name).to(buffers[name])
+                if value.shape == buffers[name].shape and not torch.equal(value, buffers[name]):
+                    buffers[name].copy_(value)
+                    found.append(name)
+    if found:
+        _RESTORED[model] = found
+    return model
 
 
 def note_loading(source: str, model: Any, info: Mapping[str, Any]) -> Any:
@@ -77,6 +108,9 @@ def words_of(router: Any, experts: Any, shared: Any) -> tuple[str, ...]:
 
 def note_of(model: Any) -> Iterator[str]:
     """What is to be said of the whole model."""
+    restored = _RESTORED.get(model, [])
+    if restored:
+        yield f"transformers changed {len(restored)} buffers after reading them ({restored[0]}); they are put back"
     names = sorted(random_in(model)) if _RANDOM else []
     if names:
         yield f"of its weights, {_listed(names)} not in the checkpoint: random numbers stand there"
