@@ -60,7 +60,7 @@ def _analyze(metric: Any, words: argparse.Namespace, as_json: bool) -> int:
         check_plot(words.plot)
     given = {o.name: getattr(words, o.name) for o in metric.options}
     for option in metric.options:
-        if option.note and given[option.name] is not None:
+        if option.note and given[option.name] in option.choices:
             print(f"probe: {option.flag} {given[option.name]}: {option.note}", file=sys.stderr)
     common = {"run_id": words.run, "layers": words.layers, "by": words.by}
     if metric.paired or metric.across:

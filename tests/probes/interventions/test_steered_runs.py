@@ -50,8 +50,9 @@ def test_info_shows_it(trace):
 
 
 def test_every_token_has_as_many_experts_as_it_got(trace):
-    frame = open_trace(trace).sql("SELECT layer, top_k FROM layers WHERE run_id = 2")
-    assert frame.top_k.tolist() == [8, 8, 8]
+    frame = open_trace(trace).sql("SELECT layer, top_k, slots FROM layers WHERE run_id = 2")
+    assert frame.slots.tolist() == [8, 8, 8]
+    assert frame.top_k.tolist() == [2, 2, 2]
     found = arrays(trace, 2)["experts"]
     used = (found >= 0).sum(-1)
     assert used.min() >= 1
