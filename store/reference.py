@@ -56,7 +56,7 @@ EXAMPLES = (
         "GROUP BY layer, expert HAVING sum(n_tokens) = 0 ORDER BY layer, expert",
     ),
     (
-        "Straggler factor: the busiest expert's load over the mean.",
+        "Straggler factor: the busiest expert's load over the mean, all tokens of the run as one batch.",
         "SELECT layer, max(n) / avg(n) AS max_over_mean FROM (\n"
         "    SELECT layer, expert, sum(n_tokens) AS n FROM expert_stats WHERE run_id = 1 GROUP BY layer, expert\n"
         ") GROUP BY layer ORDER BY max_over_mean DESC",

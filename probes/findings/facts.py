@@ -73,8 +73,8 @@ def busiest(load: Any, where: str) -> Iterator[Finding]:
     mean = 1 / load.groupby("layer").size()[row["layer"]]
     text = (
         f"Expert {row['expert']:.0f} of layer {row['layer']:.0f} takes {percent(row, 'share')} of its layer's "
-        f"assignments, {row['share'] / mean:.1f} times an even share; with one expert per device it sets the pace. "
-        f"n = {int(row['n_tokens']):,} tokens."
+        f"assignments, {row['share'] / mean:.1f} times an even share, with all tokens as one batch: "
+        f"single batches are less even (probe analyze batch_load). n = {int(row['n_tokens']):,} tokens."
     )
     fields = measured(row, "share", "share of assignments")
     yield Finding("The busiest expert", text, f"probe analyze load {where} --summary", **fields)

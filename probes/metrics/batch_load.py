@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MAKE_UP = {
     "consecutive": "{size} consecutive tokens of a sequence",
+    "packed": "{size} consecutive tokens, sequences one after the other",
     "sequence": "one sequence's prefill",
     "mixed": "{size} tokens drawn from all sequences",
     "decode": "one token each of {size} sequences, at the same position",
@@ -57,6 +58,9 @@ def count(chunk: Chunk, options: Options) -> Counts:
     for kind in options["batch"]:
         if kind in ("mixed", "decode"):
             counts[f"_{kind}"] = [_drawn(kind, chunk.state, ids, sequence, begun, options)]
+        elif kind == "packed":
+            joined = _joined(chunk.state, ids, options["size"])
+            counts["_packed"] = [_figures(joined, _windows(joined, options["size"]), options, chunk.about)]
         else:
             counts[f"_{kind}"] = [_figures(ids, _batches(kind, sequence, options["size"]), options, chunk.about)]
     return counts
@@ -72,6 +76,19 @@ def _batches(kind: str, sequence: np.ndarray, size: int) -> np.ndarray:
     full = lengths // size
     first = np.cumsum(full) - full
     return np.where(within // size < np.repeat(full, lengths), np.repeat(first, lengths) + within // size, -1)
+
+
+def _windows(ids: np.ndarray, size: int) -> np.ndarray:
+    """[T] the batch of each token where sequences do not matter: every `size` tokens make one."""
+    return np.arange(len(ids)) // size
+
+
+def _joined(state: dict[str, Any], ids: np.ndarray, size: int) -> np.ndarray:
+    """The tokens left over so far and these, as many as fill batches; the rest is left for the next chunk."""
+    ids = np.concatenate([state["left"], ids]) if "left" in state else ids
+    full = len(ids) // size * size
+    state["left"] = ids[full:].copy()
+    return ids[:full]
 
 
 def _drawn(
@@ -109,7 +126,8 @@ def _of_drawn(kind: str, parts: list[Any], options: Options, about: About) -> np
     size = options["size"]
     if kind == "mixed":
         order = np.argsort(keys, kind="stable")[: DRAWN * size]
-        return _figures(ids[order], _batches("consecutive", np.zeros(len(order), np.int64), size), options, about)
+        order = order[: len(order) // size * size]
+        return _figures(ids[order], _windows(order, size), options, about)
     drawn, sequence = np.unique(keys, return_inverse=True)
     group = sequence // size  # the sequences of the smallest keys are decoded together, `size` at a time
     steps = np.bincount(sequence, minlength=len(drawn))
@@ -184,14 +202,15 @@ METRIC = Metric(
     question="How uneven is the load that experts and devices see in one batch?",
     formula="for each batch: C = ceil(γ·k·T/E), T its tokens with an expert; overflow_share = Σ max(count − C, 0) / Σ "
     "count; max_over_mean = busiest expert over the mean expert; device_max_over_mean the same of devices that hold "
-    "equal blocks of consecutive experts. Mean over batches, and the 5th and 95th percentile. Batches: consecutive = "
-    "windows of `size` tokens of a sequence, its rest left out; sequence = all tokens of a sequence; mixed = up to 256 "
+    "blocks of consecutive experts, as equal as can be. Mean over batches, and the 5th and 95th percentile. Batches: consecutive = "
+    "windows of `size` tokens of a sequence, its rest left out; packed = windows of `size` tokens of all sequences one "
+    "after the other, in the order of the trace; sequence = all tokens of a sequence; mixed = up to 256 "
     "batches of `size` tokens drawn from all sequences; decode = sequences drawn in up to 8 groups of `size`, a batch "
     "for each of the first 256 positions that all of a group have",
     source="straggler factor: arXiv 2503.05066; capacity: Switch Transformers, arXiv 2101.03961; which batches: ours",
     options=(
         Option(
-            *("batch", str, ("consecutive", "sequence", "mixed", "decode"), "what a batch is made of"),
+            *("batch", str, tuple(MAKE_UP), "what a batch is made of"),
             *(tuple(MAKE_UP),),
             repeatable=True,
         ),

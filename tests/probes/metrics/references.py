@@ -611,8 +611,13 @@ def batch_load(case: Case, size: int, gammas: tuple[float, ...], devices: int) -
     for i, layer in layers(case):
         routed = [[t for t in s if (case["experts"][t, :, 0] >= 0).any()] for s in sequences(case)]
         windows = [s[a : a + size] for s in routed for a in range(0, len(s) - size + 1, size)]
+        joined = [t for s in routed for t in s]
         for name, batches in (
             (f"{size} consecutive tokens of a sequence", windows),
+            (
+                f"{size} consecutive tokens, sequences one after the other",
+                [joined[a : a + size] for a in range(0, len(joined) - size + 1, size)],
+            ),
             ("one sequence's prefill", [s for s in routed if s]),
         ):
             figures: dict[str, list[float]] = defaultdict(list)

@@ -50,7 +50,53 @@ def test_shorter_sequences_end_the_steps_of_their_group():
     assert table["n_batches"].tolist() == [2]
 
 
-@pytest.mark.parametrize("kind", ["mixed", "decode", "consecutive"])
+def test_packed_batches_run_over_the_ends_of_sequences():
+    """Three sequences of 2, 3 and 1 tokens, in batches of 3: by hand, [0 0 1] and [1 1 0], each 2/1.5 of the mean."""
+    case = {"experts": [[0], [0], [1], [1], [1], [0]], "sequence_id": [4, 4, 2, 2, 2, 9], "num_experts": 2, "size": 3}
+    table = metrics.batch_load(**case, batch=("packed", "consecutive")).set_index("batch")
+    packed = table.loc["3 consecutive tokens, sequences one after the other"]
+    assert (packed["n_batches"], packed["max_over_mean"]) == (2, pytest.approx(2 / 1.5))
+    assert packed["overflow_share"] == 0  # two of three fit: C = ceil(3 / 2)
+    alone = table.loc["3 consecutive tokens of a sequence"]
+    assert (alone["n_batches"], alone["max_over_mean"]) == (1, 2.0)
+
+
+@pytest.mark.slow
+def test_the_sample_s_batches_are_less_even_than_its_whole(tmp_path):
+    """Of a trace recorded anew, against loops over the batches; other processors round otherwise."""
+    from probes import analyze
+    from probes.demo import make_demo
+    from store.trace import open_trace
+
+    path = tmp_path / "demo.duckdb"
+    run_id = make_demo(path)[0].run_id
+    parts = list(open_trace(path).chunks(run_id, columns=("experts",)))
+    ids = np.concatenate([part["experts"] for part in parts])[:, 0]
+    rng = np.random.default_rng(3)
+    batches = {
+        "64 consecutive tokens, sequences one after the other": np.split(ids[: len(ids) // 64 * 64], len(ids) // 64),
+        "64 tokens drawn from all sequences": [ids[rng.choice(len(ids), 64, replace=False)] for _ in range(1000)],
+    }
+    table = analyze(path, "batch_load", batch=("packed", "mixed"), layers="0").set_index("batch")
+    for name, (over, busiest) in {name: _by_hand(given) for name, given in batches.items()}.items():
+        near = 0.01 if "drawn" in name else 1e-9
+        assert table.loc[name, "overflow_share"] == pytest.approx(over, rel=5 * near)
+        assert table.loc[name, "max_over_mean"] == pytest.approx(busiest, rel=5 * near)
+    whole = analyze(path, "load", summary=True, layers="0")["max_over_mean"][0]
+    packed, mixed = table["max_over_mean"]
+    assert whole == pytest.approx(1.66, abs=0.05)
+    assert (packed, mixed) == (pytest.approx(4.64, abs=0.1), pytest.approx(1.96, abs=0.1))
+    assert table["overflow_share"].tolist() == [pytest.approx(0.438, abs=0.01), pytest.approx(0.196, abs=0.01)]
+
+
+def _by_hand(batches):
+    """Overflow share and busiest over mean of 16 experts, top-2, γ = 1."""
+    loads = [np.array([(batch == e).sum() for e in range(16)]) for batch in batches]
+    over = [sum(max(n - 8, 0) for n in load) / 128 for load in loads]
+    return np.mean(over), np.mean([max(load) / 8 for load in loads])
+
+
+@pytest.mark.parametrize("kind", ["mixed", "decode", "consecutive", "packed"])
 def test_reading_in_pieces_changes_nothing(kind, monkeypatch):
     whole = by_kind(batch=kind)
     monkeypatch.setattr(function, "_CHUNK_CELLS", 256)
@@ -63,8 +109,8 @@ def test_another_seed_draws_others():
 
 def test_too_few_tokens_make_no_batch():
     table = metrics.batch_load([[0], [1]], num_experts=2, size=64)
-    assert table.set_index("batch")["n_batches"].tolist() == [0, 1, 0, 0]
-    assert table["max_over_mean"].isna().tolist() == [True, False, True, True]
+    assert table.set_index("batch")["n_batches"].tolist() == [0, 0, 1, 0, 0]
+    assert table["max_over_mean"].isna().tolist() == [True, True, False, True, True]
 
 
 def test_more_devices_than_experts_are_refused():

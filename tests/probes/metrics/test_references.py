@@ -136,7 +136,7 @@ agrees(
     "batch_load",
     "batch layer gamma",
     lambda case: ref.batch_load(case, 2, (1.0, 1.5), 2),
-    batch=("consecutive", "sequence"),
+    batch=("consecutive", "packed", "sequence"),
     size=2,
     gamma=(1.0, 1.5),
     devices=2,
