@@ -202,9 +202,9 @@ METRIC = Metric(
     question="How uneven is the load that experts and devices see in one batch?",
     formula="for each batch: C = ceil(γ·k·T/E), T its tokens with an expert; overflow_share = Σ max(count − C, 0) / Σ "
     "count; max_over_mean = busiest expert over the mean expert; device_max_over_mean the same of devices that hold "
-    "blocks of consecutive experts, as equal as can be. Mean over batches, and the 5th and 95th percentile. Batches: consecutive = "
-    "windows of `size` tokens of a sequence, its rest left out; packed = windows of `size` tokens of all sequences one "
-    "after the other, in the order of the trace; sequence = all tokens of a sequence; mixed = up to 256 "
+    "blocks of consecutive experts, as equal as can be. Mean over batches, and the 5th and 95th percentile. Batches: "
+    "consecutive = windows of `size` tokens of a sequence, its rest left out; packed = windows of `size` tokens of all "
+    "sequences one after the other, in the order of the trace; sequence = all tokens of a sequence; mixed = up to 256 "
     "batches of `size` tokens drawn from all sequences; decode = sequences drawn in up to 8 groups of `size`, a batch "
     "for each of the first 256 positions that all of a group have",
     source="straggler factor: arXiv 2503.05066; capacity: Switch Transformers, arXiv 2101.03961; which batches: ours",
