@@ -13,6 +13,7 @@ from app.components.copyable import copyable
 from app.components.token_text import legible
 from app.formats import NOTHING, count, date, number, percent, plural, short_count, size
 from app.pages import Here, Page
+from app.sections.batches import batches_section
 from app.sections.findings import findings_section
 from app.tables.curves import MEASURES, balance_curve, entropy_curve
 from app.tables.intervals import FEWEST
@@ -156,6 +157,8 @@ def _balance(here: Here, load: pd.DataFrame, totals: pd.DataFrame) -> None:
         ],
         rows=curve,
     )
+    if measure == "max ÷ mean":
+        batches_section(here)
 
 
 MEASURE_NAMES = {
@@ -163,7 +166,7 @@ MEASURE_NAMES = {
     "max ÷ mean": (
         "busiest expert over the mean",
         "= the straggler factor, with all tokens of the trace as one batch: the slowest device sets the pace. "
-        "1 = all equal. Single batches are less even: probe analyze batch_load.",
+        "1 = all equal. Batches are less even, see below.",
     ),
     "gini": (
         "Gini coefficient",
