@@ -204,8 +204,6 @@ def loaded(model: Any, tokenizer: Any, load: dict[str, Any]) -> tuple[Any, Any]:
         from probes.model import load_model
 
         return load_model(model, **load)
-    if tokenizer is None:
-        raise UsageError("a loaded model needs its tokenizer (tokenizer=…)")
     return model, tokenizer
 
 

@@ -30,8 +30,9 @@ def count(chunk: Chunk, options: Options) -> Counts:
     for i in range(chunk.about.num_layers):
         at, probability = layer_probabilities(chunk, i)
         taken = chunk.taken[at, i]
-        chosen = np.take_along_axis(probability, np.where(taken, chunk.experts[at, i], 0).astype(np.intp), axis=-1)
-        mass[at, i] = np.maximum(1 - np.where(taken, chosen, 0).sum(axis=-1), 0)
+        token, slot = np.nonzero(taken)
+        probability[token, chunk.experts[at[token], i, slot]] = 0
+        mass[at, i] = probability.sum(axis=-1)  # of the others: 1 − Σ chosen, and never below 0 by rounding
     sums = {"mass": by_group(mass, chunk.group, chunk.n_groups)}
     sums["n_tokens"] = by_group(~np.isnan(mass), chunk.group, chunk.n_groups)
     return {**sums, "_mass": [mass.astype(np.float32)], "_row": [chunk.row]}

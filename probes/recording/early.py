@@ -45,7 +45,7 @@ def complete_already(
     run, said = find_run(out, Asked(ours, baseline))
     if run is None or run["status"] != "complete" or not _surely(run, checkpoint, options):
         return None
-    return recorded(out, run["run_id"], started, job.left_out, [*said, COMPLETE])
+    return recorded(out, run["run_id"], started, job.left_out, [*job.notes, *said, COMPLETE])
 
 
 def _named(model: str, options: RecordOptions) -> tuple[Any, Any] | None:

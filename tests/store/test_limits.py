@@ -100,22 +100,11 @@ def test_memory_does_not_grow_with_the_recording(tmp_path):
 
 
 def test_answers_from_aggregates_do_not_scan_the_trace(tmp_path):
-    """The longer trace has eight times the rows and the same answers' cost; tables of rows are not even opened."""
-    short = open_trace(record(tmp_path / "short.duckdb", 1, (4, 64, 8), None))
+    """The tables of rows are not even opened."""
     long = open_trace(record(tmp_path / "long.duckdb", 8, (4, 64, 8), None))
-    assert fastest(long) < 3 * fastest(short) + 0.02
     plan = long.sql("EXPLAIN SELECT layer, expert, sum(n_tokens) FROM expert_stats GROUP BY ALL").iloc[0, 1]
     assert "raw.routing" not in plan
     assert "raw.aggregates" in plan
-
-
-def fastest(trace, times=5):
-    seconds = []
-    for _ in range(times):
-        started = time.perf_counter()
-        trace.aggregates(1)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
 
 
 def test_a_waiting_queue_is_bounded(tmp_path, monkeypatch):
