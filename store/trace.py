@@ -191,6 +191,8 @@ class Trace:
 
 def open_trace(path: str | os.PathLike[str], wait: float = database.READ_WAIT) -> Trace:
     """The trace at `path` (a file or a folder of shards), checked to be one; an older schema is brought up to date."""
+    if not isinstance(path, str | os.PathLike):
+        raise TraceError(f"a trace takes the name of a file, not {path!r}")
     where = Path(path)
     if not where.exists():
         raise TraceError(f"{where}: no such file")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
@@ -162,13 +162,23 @@ def _steered_by(model: Any) -> tuple[Spec, ...]:
 
 def options_from(capture: str | Sequence[str] | None = None, **settings: Any) -> RecordOptions:
     """RecordOptions from loose settings; `capture` as text or as a sequence of levels."""
+    text = _level_names(capture)
     try:
-        text = capture if capture is None or isinstance(capture, str) else ",".join(capture)
         generation = option_texts(settings.pop("generation", None))
         options = RecordOptions(capture=parse_capture(text), generation=generation, **settings)
     except TypeError as error:
         raise UsageError(f"record: {str(error).split('__init__() ')[-1]}") from error
     return replace(options, layers=parsing.layers(options.layers))
+
+
+def _level_names(capture: Any) -> str | None:
+    """Capture levels as one text; UsageError for what is neither text nor a sequence of texts."""
+    if capture is None or isinstance(capture, str):
+        return capture
+    levels = list(capture) if isinstance(capture, Iterable) else [capture]
+    if not all(isinstance(level, str) for level in levels):
+        raise UsageError(f"capture takes the names of levels, as in 'logits,norms', not {capture!r}")
+    return ",".join(levels)
 
 
 def name_of(model: Any) -> str:

@@ -196,3 +196,9 @@ def test_a_disk_full_from_the_start_leaves_nothing(tmp_path):
     assert done.returncode == 3, done.stderr
     assert "the disk is full or a limit was reached" in done.stdout
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("value", [5, None, b"t.duckdb", ["t.duckdb"], 1.5])
+def test_what_is_no_path_is_refused_in_one_line(value):
+    with pytest.raises(TraceError, match=r"^a trace takes the name of a file, not "):
+        open_trace(value)

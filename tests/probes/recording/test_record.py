@@ -242,7 +242,11 @@ def test_messages_go_through_the_template_with_exact_ids(olmoe, tokenizer, tmp_p
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"batch_size": 0}, {"logit_rate": 0}, {"logit_rate": 2}, {"capture": "logit"}, {"dtype": "int8"}]
+    "wrong",
+    [
+        *[{"batch_size": 0}, {"logit_rate": 0}, {"logit_rate": 2}, {"dtype": "int8"}],
+        *[{"capture": "logit"}, {"capture": 5}, {"capture": [5]}, {"capture": b"logits"}],
+    ],
 )
 def test_wrong_options_are_refused_before_anything_is_written(olmoe, tokenizer, prompts_file, tmp_path, wrong):
     with pytest.raises(UsageError):
