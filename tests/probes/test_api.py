@@ -25,3 +25,10 @@ def test_no_module_hides_a_function():
 
     modules = {module.name for module in pkgutil.iter_modules(probes.__path__)}
     assert not modules & (set(probes.__all__) - {"families", "interventions", "metrics", "__version__"})
+
+
+def test_an_editor_sees_the_names_before_they_are_used():
+    """In a fresh process: nothing heavy is imported to list them."""
+    code = "import sys, probes; print(*dir(probes)); assert 'torch' not in sys.modules and 'pandas' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(probes.__all__) <= set(done.stdout.split())
