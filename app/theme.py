@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 FONT = "'Source Sans', 'Source Sans 3', 'Source Sans Pro', system-ui, sans-serif"  # comes with Streamlit: no network
-MONO = "'Source Code', 'Source Code Pro', ui-monospace, monospace"
 
 COLORS: dict[str, dict[str, str]] = {
     "light": {

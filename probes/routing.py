@@ -10,7 +10,7 @@ number of slots of an array are two numbers (`top_k` and `slots`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -157,15 +157,3 @@ class RoutingArrays:
         if self.router_k is not None:
             return self.router_k
         return max(1, int((self.experts >= 0).sum(axis=-1).max(initial=1)))
-
-
-@dataclass(frozen=True)
-class Run:
-    """Provenance of a recording: enough to say exactly which model, text and software made it."""
-
-    name: str
-    model: str
-    revision: str | None = None
-    provenance: dict[str, Any] = field(default_factory=dict)
-    intervention: Any = None
-    baseline_run_id: int | None = None

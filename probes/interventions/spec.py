@@ -60,10 +60,6 @@ class Scope:
         by_place = self.positions is not None or self.last is not None
         return by_place or bool(self.tokens) or bool(self.sequences) or self.probability < 1
 
-    def experts_of(self, layer: int) -> tuple[int, ...]:
-        """The experts named for `layer`, each once."""
-        return tuple(dict.fromkeys(expert for where, expert in self.experts if where in (None, layer)))
-
 
 @dataclass(frozen=True)
 class Spec:

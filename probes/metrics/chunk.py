@@ -39,7 +39,6 @@ class About:
     num_hidden_layers: int | None = None
     shared_experts: tuple[int, ...] = ()
     split: tuple[Any, ...] = ()
-    extra: dict[str, Any] = field(default_factory=dict)
     slots: int | None = None
 
     @property
