@@ -138,7 +138,7 @@ def vocabulary(table: pd.DataFrame, often: pd.DataFrame, layer: int) -> str:
     owned = int((often["share"] >= 0.9).sum())
     return (
         f"In layer {layer}, {count(owned)} of {plural(len(often), 'token')} seen often enough send at least 90 % of "
-        f"their occurrences to one expert first; the middle one sends {percent(often['share'].median())}."
+        f"their occurrences to one expert first; the median token sends {percent(often['share'].median())}."
     )
 
 
@@ -157,15 +157,16 @@ def expert_tokens(frame: pd.DataFrame) -> str:
     """The tokens of an expert. `frame`: npmi, chosen, n; the largest nPMI first."""
     if frame.empty:
         return "No token that was read often enough chose it."
-    top = frame.iloc[0]
+    top, above = frame.iloc[0], int((frame["low"] > 0).sum())
     return (
-        f"The clearest goes to it {count(top['chosen'])} times out of {count(top['n'])} (nPMI {number(top['npmi'])}); "
-        f"{plural(int((frame['low'] > 0).sum()), 'token')} of the {count(len(frame))} listed lie surely above chance."
+        f"The top token is routed here {count(top['chosen'])} of {count(top['n'])} times (nPMI {number(top['npmi'])}); "
+        f"{count(above)} of the {plural(len(frame), 'listed token')} {'is' if above == 1 else 'are'} significantly "
+        "above chance."
     )
 
 
 def partners(mine: pd.DataFrame) -> str:
-    """With whom an expert is chosen. `mine`: other, conditional lift_distinct; the largest nPMI first."""
+    """The expert most often chosen with it. `mine`: other, conditional lift_distinct; the largest nPMI first."""
     if mine.empty:
         return "It was never chosen together with another."
     top = mine.iloc[0]

@@ -181,8 +181,8 @@ def _tokens(here: Here, layer: int, expert: int) -> None:
                 ("nPMI", "= of token and expert, over all positions of the layer; the expert in any rank."),
                 (
                     "Interval",
-                    f"= bootstrap over sequences, its width from {_of_sequences(here, sequences)}. The "
-                    "list holds the largest of many: expect a little luck.",
+                    f"= bootstrap over sequences, interval width estimated from {_of_sequences(here, sequences)}. The "
+                    "list holds the largest of many: top values are somewhat inflated by selection.",
                 ),
                 ("n", f"= {plural(int(frame['total'].iloc[0]), 'token')}, all with routing in the layer."),
             ]
@@ -241,12 +241,12 @@ def _others(here: Here, layer: int, expert: int) -> None:
 
 def _partners(here: Here, layer: int, expert: int, experts: int) -> None:
     if int(here.layers.set_index("layer")["top_k"].loc[layer]) < 2:
-        ui.section("With whom is it chosen?", "One expert per token: it is always alone.")
+        ui.section("Chosen together with", "One expert per token: it is always alone.")
         return
     table, sample = data.analysis(here.trace, here.run_id, "coactivation", layers=(layer,))
     mine = table[(table["expert"] == expert) & (table["n_ij"] > 0)]
     mine = mine.sort_values("npmi_distinct", ascending=False, kind="stable")
-    ui.section("With whom is it chosen?", words.partners(mine))
+    ui.section("Chosen together with", words.partners(mine))
     rows = [
         [
             *(cells.expert(layer, int(r.other), experts), percent(r.conditional)),
@@ -266,7 +266,7 @@ def _alike(here: Here, layer: int, expert: int, experts: int) -> None:
     found = alike(rows, profiles, expert)
     outputs = _output_similarity(here, layer, expert)
     says = words.alike(found)
-    ui.section("Who is like it?", says)
+    ui.section("Most similar experts", says)
     if found.empty:
         return
     head = ["expert", "#same tokens", *(["#same output"] if outputs is not None else [])]

@@ -270,7 +270,7 @@ def _parsed(provenance: Any) -> dict[str, Any]:
 def _interval_words(n_sequences: int) -> tuple[str, str]:
     if n_sequences < FEWEST:
         return ("No interval:", f"{plural(n_sequences, 'sequence')} say too little about how much others would differ.")
-    of = f", its width from {SAMPLED} of them" if n_sequences > SAMPLED else ""
+    of = f", interval width estimated from {SAMPLED} of them" if n_sequences > SAMPLED else ""
     return ("Band", f"= 95 % interval, bootstrap over {plural(n_sequences, 'sequence')} (1,000 resamples){of}.")
 
 

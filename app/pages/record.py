@@ -60,9 +60,9 @@ def _form(here: Here | None) -> None:
             model = st.text_input("Model, a folder on this machine", _known_model(here), key="record_model")
             capture = st.multiselect("Keep", list(LEVELS), list(DEFAULT_CAPTURE), key="record_keep", help=_levels())
             with st.container(horizontal=True):
-                limit = st.number_input("Sequences at most", 1, None, None, key="record_limit", placeholder="all")
+                limit = st.number_input("Max sequences", 1, None, None, key="record_limit", placeholder="all")
                 length = st.number_input(
-                    "Tokens of each at most", 1, None, None, key="record_length", placeholder="all"
+                    "Max tokens per sequence", 1, None, None, key="record_length", placeholder="all"
                 )
                 new = st.number_input("Tokens to generate", 0, 4096, 0, key="record_new")
             name = st.text_input("Name of the trace", "recording", key="record_name", max_chars=80)

@@ -102,7 +102,7 @@ def _editor() -> tuple[str, int] | None:
         st.text_area("Query", key=EDITOR, height=230, max_chars=LONGEST, help="Ctrl+Enter runs it.")
         with st.container(horizontal=True, vertical_alignment="bottom"):
             run = st.form_submit_button("Run", type="primary", icon=":material/play_arrow:", key="sql_run")
-            rows = st.selectbox("Rows at most", LIMITS, format_func=count, width=160, key="sql_rows")
+            rows = st.selectbox("Row limit", LIMITS, format_func=count, width=160, key="sql_rows")
     if not run and _memory().get("linked"):
         ui.note("This query came with the address. Read it; nothing runs until you press Run.")
     sql = st.session_state[EDITOR]

@@ -22,7 +22,7 @@ from probes.generation import Decoding
 
 PAGE = Page(name="steering", title="Steering", icon=":material/alt_route:", section="Change", order=1)
 LONGEST_PROMPT = 20_000
-TOKENS = ("most likely", "drawn")
+TOKENS = ("greedy", "sampled")
 
 
 def render(here: Here) -> None:
@@ -68,22 +68,22 @@ def _model(here: Here) -> str | None:
 
 
 def _prompt(here: Here) -> tuple[str, Decoding]:
-    ui.section("What is it to read?")
+    ui.section("Prompt")
     given = side_view.start_of(here, state.read_int("sequence"))
     key = f"steering_prompt_{state.read_int('sequence')}"
     prompt = st.text_area(
-        "Prompt", given, height=130, max_chars=LONGEST_PROMPT, key=key, placeholder="the text the model goes on from"
+        "Prompt", given, height=130, max_chars=LONGEST_PROMPT, key=key, placeholder="prompt to continue"
     )
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        new_tokens = st.number_input("New tokens at most", 1, 512, 40, key="steering_new", width=190)
-        drawn = st.segmented_control("Each token", TOKENS, default=TOKENS[0], key="steering_drawn") == TOKENS[1]
+        new_tokens = st.number_input("Max new tokens", 1, 512, 40, key="steering_new", width=190)
+        drawn = st.segmented_control("Decoding", TOKENS, default=TOKENS[0], key="steering_drawn") == TOKENS[1]
     line = st.checkbox("Stop at the end of a line", key="steering_line")
     sampling = _sampling() if drawn else {}
     return prompt, Decoding(int(new_tokens), ("\n",) if line else (), **sampling)
 
 
 def _sampling() -> dict[str, Any]:
-    """How tokens are drawn: the same luck for the baseline, the steered model and the controls."""
+    """How tokens are sampled: the same seed for the baseline, the steered model and the controls."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         temperature = st.number_input("Temperature", 0.05, 5.0, 1.0, 0.1, key="steering_temperature", width=140)
         top_p = st.number_input("Top p", 0.05, 1.0, 1.0, 0.05, key="steering_top_p", width=140)

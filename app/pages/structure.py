@@ -207,8 +207,8 @@ def _flow_words(flows: pd.DataFrame) -> str:
         return ""
     top = flows.loc[flows["lift"].idxmax()]
     return (
-        f"Of what is drawn, expert {int(top['expert'])} of layer {int(top['layer'])} leads most surely on to expert "
-        f"{int(top['next_expert'])} of layer {int(top['next_layer'])}: {percent(top['share'])} of its tokens, "
+        f"Strongest flow shown: layer {int(top['layer'])} expert {int(top['expert'])} to layer "
+        f"{int(top['next_layer'])} expert {int(top['next_expert'])}: {percent(top['share'])} of its tokens, "
         f"{number(top['lift'])} times what chance would send."
     )
 

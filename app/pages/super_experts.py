@@ -29,8 +29,8 @@ def render(here: Here) -> None:
     ui.heading(
         here.where,
         "Super experts",
-        "A few experts can put out numbers far larger than all others, often for a token that says nothing; "
-        "taking them away breaks some models.",
+        "A few experts produce much larger activations than all others, often on uninformative tokens; "
+        "removing them breaks some models.",
     )
     if not data.load(here.trace, here.run_id)["count"].any():
         ui.nothing_yet(here.recording)
@@ -190,7 +190,7 @@ def _massive(here: Here) -> None:
     ratio = ratio.dropna(subset=["value"]).assign(low=np.nan, high=np.nan)
     if ratio.empty:
         return
-    says = words.curve(ratio, "the largest activation over the middle one")
+    says = words.curve(ratio, "the largest activation over the median")
     ui.section("Are there massive activations?", says)
     ui.chart_block(
         data.once(charts.layer_curve, ratio, ui.theme(), name="max |h| ÷ median |h|"),

@@ -65,7 +65,8 @@ def _by_layer(here: Here, sums: pd.DataFrame) -> None:
     top = 1.02 if measure.normalized else None
     interval = ("No interval:", f"{plural(n_sequences, 'sequence')} say too little about how much others would differ.")
     if n_sequences >= FEWEST:
-        drawn = "" if len(sequences) >= n_sequences else f", its width from {count(len(sequences))} of them"
+        width = f", interval width estimated from {count(len(sequences))} of them"
+        drawn = "" if len(sequences) >= n_sequences else width
         interval = ("Band", f"= 95 % interval of all tokens, bootstrap over {plural(n_sequences, 'sequence')}{drawn}.")
     ui.chart_block(
         data.once(charts.label_lines, whole, shown, ui.theme(), name=measure.title, top=top),

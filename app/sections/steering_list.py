@@ -19,7 +19,7 @@ SHOWN = 200  # characters of a spec; one with mean outputs has thousands
 
 def list_section(mine: Memory) -> None:
     """All of them in their order."""
-    ui.section("What is to be changed?")
+    ui.section("Interventions")
     if mine.problem:
         ui.problem(f"The link names an intervention that cannot be read: {mine.problem}")
     for place, spec in enumerate(mine.specs):

@@ -21,7 +21,7 @@ def result_section(outcome: Outcome, mine: Memory) -> None:
     ui.section("What does it write?", side_view.says(found))
     ui.html(side_view.texts(found))
     _numbers(found, controls, outcome.kind)
-    _opinions(found)
+    _predictions(found)
     _layers(found, controls, outcome)
     _experts(found)
     take_away(outcome, mine)
@@ -45,12 +45,12 @@ def _numbers(found: Any, controls: Sequence[Any], kind: str) -> None:
     )
 
 
-def _opinions(found: Any) -> None:
+def _predictions(found: Any) -> None:
     tokens = side_view.token_table(found)
     ui.section(
-        "What does it think of the same text?",
-        "Both runs read the prompt and the baseline's text token by token; KL is how far their opinions of the next "
-        "token are apart.",
+        "How do its predictions change?",
+        "Both runs read the prompt and the baseline's text token by token; KL is the divergence of their "
+        "next-token distributions.",
     )
     ui.chart_block(
         charts.kl_bars(tokens, ui.theme()),

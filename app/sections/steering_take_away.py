@@ -22,7 +22,7 @@ FILE = "interventions.json"
 
 def take_away(outcome: Outcome, mine: Memory) -> None:
     """The interventions as a file, the command, everything as JSON, both runs as a trace."""
-    with st.expander("Take it away: the spec, the command, both runs"):
+    with st.expander("Export: the spec, the command, both runs"):
         _spec(outcome.found.interventions)
         drawn = outcome.request.decoding.sample
         ui.quiet(f"The same on the command line{'' if drawn else '; with --out TRACE it keeps both runs in a trace'}:")

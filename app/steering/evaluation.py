@@ -52,7 +52,7 @@ def _choice() -> tuple[str, Any, int, Any]:
     with first:
         chosen = st.selectbox("Tasks", _known(), key="eval_tasks", format_func=lambda name: name or "my own")
     with second:
-        limit = st.number_input("Items at most", 4, 2000, 60, key="eval_limit")
+        limit = st.number_input("Max items", 4, 2000, 60, key="eval_limit")
     with third:
         strategy = strategy_form.pick()
     with st.expander("Tasks of my own", icon=":material/upload:"):

@@ -21,7 +21,14 @@ class TestThePage:
         assert "Layer 3 · expert 5" in text
         load = analyze(traces["plain"], "load").set_index(["layer", "expert"])
         assert f'<div class="value">{load.loc[(3, 5), "count"]:,}</div>' in text
-        for question in ("Which labels", "Which tokens", "Where does it fire", "With whom", "Who is like", "worth?"):
+        for question in (
+            "Which labels",
+            "Which tokens",
+            "Where does it fire",
+            "Chosen together with",
+            "Most similar experts",
+            "worth?",
+        ):
             assert question in text
         assert set(charts_of(test)) == {"chart_expert-labels"}
         assert "./steering?spec=ban%3Alayer%3D3%2Cexpert%3D5" in text

@@ -53,7 +53,7 @@ def labelled(widgets, label):
 
 def ask(test, prompt="47+35=", tokens=6):
     test.text_area[0].set_value(prompt)
-    labelled(test.number_input, "New tokens at most").set_value(tokens)
+    labelled(test.number_input, "Max new tokens").set_value(tokens)
     return button(test, "Run").click().run(timeout=120)
 
 
@@ -78,7 +78,7 @@ def test_a_link_fills_it_in_and_a_run_shows_both_sides(page):
 
 def test_drawn_tokens_are_those_the_command_draws(page, capsys):
     test = page(spec="ban:expert=0.1")
-    test = test.segmented_control(key="steering_drawn").set_value("drawn").run()
+    test = test.segmented_control(key="steering_drawn").set_value("sampled").run()
     labelled(test.number_input, "Temperature").set_value(1.7)
     labelled(test.number_input, "Seed").set_value(2_147_483_646)
     test = ask(test, "47+35=", 12)
@@ -174,7 +174,7 @@ def test_others_do_not_steer_unless_that_was_meant(monkeypatch, open_page, trace
 def test_evaluation_shows_intervals_beside_controls(page):
     test = page(spec="ban:expert=0.1")
     next(b for b in test.selectbox if b.label == "Tasks").set_value("facts")
-    next(n for n in test.number_input if n.label == "Items at most").set_value(4)
+    next(n for n in test.number_input if n.label == "Max items").set_value(4)
     test = button(test, "Evaluate").click().run(timeout=180)
     assert not test.exception
     text = shown(test)
@@ -194,7 +194,7 @@ def test_a_decoding_strategy_is_evaluated_as_the_command_does(page, name, capsys
     labels = {w.label for kind in (test.number_input, test.checkbox, test.selectbox, test.text_input) for w in kind}
     assert {o.name.replace("_", " ") for o in options if o.name != "references"} <= labels
     labelled(test.selectbox, "Tasks").set_value("sums")
-    labelled(test.number_input, "Items at most").set_value(6)
+    labelled(test.number_input, "Max items").set_value(6)
     test = button(test, "Evaluate").click().run(timeout=180)
     assert not test.exception
     assert f"sums: {name}" in shown(test)
