@@ -1,4 +1,4 @@
-"""The self-test: eight dummy tokens, once per model, decide what can be recorded of each layer, and say so in words.
+"""The self-test: eight tokens, once per model, decide what can be recorded of each layer, and say so in words.
 
 It runs when something is first attached to a model and catches what no list of supported models can: replaced
 forwards (hub kernels, MXFP4), models compiled earlier, another version of transformers, remote code.
@@ -40,7 +40,7 @@ _REPORTS: WeakKeyDictionary[Any, tuple[Any, Report]] = WeakKeyDictionary()
 
 
 def self_test(model: Any, *, again: bool = False) -> Report:
-    """Run eight dummy tokens through `model` and report what can be recorded. Remembered per model.
+    """Run eight tokens through `model` and report what can be recorded. Remembered per model.
 
     Of a wrapper, the model inside is tested. ProbeError if it has no routers, is in training mode, or is compiled.
     """
